@@ -1,0 +1,1 @@
+"""Builds, publishes and verifies content-addressed Triton model repositories."""

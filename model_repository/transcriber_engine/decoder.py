@@ -70,18 +70,14 @@ class DecoderLayer(nn.Module):
         """[B, heads, Q, head_dim] -> [B, Q, d_model]."""
         return x.transpose(1, 2).flatten(2)
 
-    def self_attention(
-        self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, mask: Tensor
-    ) -> Tensor:
+    def self_attention(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """Write the new keys and values at `positions` [B, Q] of `slots` [B], then attend to all that the mask shows."""
         query, key, value = self.self_qkv(self.norm(x, self.self_attn_norm)).split(self.d_model, dim=-1)
         by_position = (*x.shape[:2], self.heads, -1)
         keys[slots[:, None], :, positions] = key.reshape(by_position)
         values[slots[:, None], :, positions] = value.reshape(by_position)
         limit = mask.shape[-1]
-        mixed = attend(
-            self.split(query * self.scale), keys[:, :, :limit][slots], values[:, :, :limit][slots], mask[:, None]
-        )
+        mixed = attend(self.split(query * self.scale), keys[:, :, :limit][slots], values[:, :, :limit][slots], mask[:, None])
         return self.self_out(self.merge(mixed))  # type: ignore[no-any-return]
 
     def cross_attention(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, rows: Sequence[int]) -> Tensor:
@@ -91,9 +87,7 @@ class DecoderLayer(nn.Module):
             mixed = attend(query, keys[slots], values[slots], None)
         else:
             # A gather would copy 1500 frames a row and layer, as many bytes as attention itself reads: take views, row by row.
-            mixed = torch.cat(
-                [attend(query[i : i + 1], keys[s : s + 1], values[s : s + 1], None) for i, s in enumerate(rows)]
-            )
+            mixed = torch.cat([attend(query[i : i + 1], keys[s : s + 1], values[s : s + 1], None) for i, s in enumerate(rows)])
         return self.cross_out(self.merge(mixed))  # type: ignore[no-any-return]
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -104,9 +98,7 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """A stack of decoder layers with tied embeddings; the target's and a distilled draft's differ in layers alone."""
 
-    def __init__(
-        self, config: ModelConfig, tensors: Mapping[str, Tensor], layers: int, head_ids: Tensor | None = None
-    ) -> None:
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, Tensor], layers: int, head_ids: Tensor | None = None) -> None:
         """Build from tensors named `model.decoder.…`, already of their type and on their device; KeyError names a missing one.
 
         With `head_ids` only those ids can be said: a draft needs few to be right often, and the head is most of its cost.

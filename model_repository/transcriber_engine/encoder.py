@@ -61,8 +61,7 @@ class Encoder(nn.Module):
         self.conv2 = nn.Conv1d(d_model, d_model, kernel_size=3, stride=2, padding=1)
         self.embed_positions = nn.Embedding(config.max_source_positions, d_model)
         self.layers = nn.ModuleList(
-            EncoderLayer(d_model, config.encoder_attention_heads, config.encoder_ffn_dim)
-            for _ in range(config.encoder_layers)
+            EncoderLayer(d_model, config.encoder_attention_heads, config.encoder_ffn_dim) for _ in range(config.encoder_layers)
         )
         self.layer_norm = nn.LayerNorm(d_model)
 

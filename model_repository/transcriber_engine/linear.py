@@ -8,7 +8,6 @@ never split along the inputs; and one row alone takes another kernel (a matrix-v
 
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 
 INPUT_BLOCK: Final = 512

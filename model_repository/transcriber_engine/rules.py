@@ -47,9 +47,7 @@ def apply_rules(logits: Tensor, inputs: Tensor, prefix: Prefix, vocabulary: Voca
     return torch.where(prefix.timestamps[:, None, None], timed, logits)
 
 
-def _apply_timestamp_rules(
-    logits: Tensor, inputs: Tensor, prefix: Prefix, first: Tensor, vocabulary: Vocabulary
-) -> Tensor:
+def _apply_timestamp_rules(logits: Tensor, inputs: Tensor, prefix: Prefix, first: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Timestamps come in pairs, never go back, open the window, and win when together they outweigh any text token."""
     begin, end_of_text = vocabulary.timestamp_begin, vocabulary.end_of_text
     ids = torch.arange(logits.shape[-1], device=logits.device)

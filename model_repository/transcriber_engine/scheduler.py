@@ -218,9 +218,7 @@ class Scheduler:
         hidden = request.hidden.to(self._device)
         target.admit(self._cache, slot, hidden)
         language = request.language or self._detect_language(slot)
-        prompt = tokenizer.prompt(
-            language, request.task, timestamps=request.timestamps, previous_text=request.previous_text
-        )
+        prompt = tokenizer.prompt(language, request.task, timestamps=request.timestamps, previous_text=request.previous_text)
         start = prompt.index(tokenizer.start_of_transcript)
         scores = target.logits(self._prefill(slot, prompt)[0, start])
         limit = min(self.pair.config.max_target_positions, len(prompt) + request.max_new_tokens)

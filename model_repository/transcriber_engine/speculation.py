@@ -144,9 +144,7 @@ def verify(
     return choices, chosen - scores.logsumexp(dim=-1)
 
 
-def accept(
-    row: Row, draft: Sequence[int], choices: Sequence[int], logprobs: Sequence[float], end_of_text: int
-) -> Commit:
+def accept(row: Row, draft: Sequence[int], choices: Sequence[int], logprobs: Sequence[float], end_of_text: int) -> Commit:
     """Decide what a row commits: the longest run of drafts equal to the target's choices, and the choice after them."""
     accepted = next((i for i, token in enumerate(draft) if token != choices[i]), len(draft))
     room = row.max_length - len(row.tokens)

@@ -141,9 +141,7 @@ def _norm(variables: Mapping[str, Array], source: str, target: str) -> Iterator[
     yield f"{target}.bias", variables[f"{source}/beta"]
 
 
-def _fused(
-    variables: Mapping[str, Array], source: str, target: str, parts: str | tuple[str, ...]
-) -> Iterator[tuple[str, Array]]:
+def _fused(variables: Mapping[str, Array], source: str, target: str, parts: str | tuple[str, ...]) -> Iterator[tuple[str, Array]]:
     """Split a fused projection; keys have no bias in Whisper, CTranslate2 stores zeros for it."""
     weights = np.split(variables[f"{source}/weight"], len(parts))
     biases = np.split(variables[f"{source}/bias"], len(parts))

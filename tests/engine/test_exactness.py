@@ -32,7 +32,9 @@ def random_request(rng: random.Random) -> WindowRequest:
     config = toy_config()
     words = [f"w{rng.randrange(WORDS)}" for _ in range(rng.randrange(0, 9))]
     return WindowRequest(
-        hidden=torch.randn(config.max_source_positions, config.d_model, generator=torch.Generator().manual_seed(rng.randrange(1 << 30))),
+        hidden=torch.randn(
+            config.max_source_positions, config.d_model, generator=torch.Generator().manual_seed(rng.randrange(1 << 30))
+        ),
         language=rng.choice(["en", "de", None]),
         task=rng.choice(["transcribe", "translate"]),
         timestamps=rng.random() < 0.5,

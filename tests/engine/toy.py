@@ -90,8 +90,7 @@ def toy_pair(seed: int, draft_noise: float = 0.05) -> DecoderPair:
     tensors = decoder_tensors(config, seed)
     random = torch.Generator().manual_seed(seed + 1)
     disturbed = {
-        name: t + torch.randn(t.shape, generator=random) * draft_noise if ".layers." in name else t
-        for name, t in tensors.items()
+        name: t + torch.randn(t.shape, generator=random) * draft_noise if ".layers." in name else t for name, t in tensors.items()
     }
     tokenizer = toy_tokenizer()
     words = vocabulary(config, tokenizer, torch.device("cpu"))

@@ -8,6 +8,7 @@ never split along the inputs; and one row alone takes another kernel (a matrix-v
 
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 
 INPUT_BLOCK: Final = 512
@@ -19,7 +20,7 @@ class InvariantLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.blocks = [block.t().contiguous() for block in weight.split(INPUT_BLOCK, dim=1)]
+        self.blocks = [block.t().contiguous() for block in torch.split(weight, INPUT_BLOCK, dim=1)]
         self.bias = bias
         self.outputs = weight.shape[0]
 
@@ -29,8 +30,8 @@ class InvariantLinear(nn.Module):
         count = rows.shape[0]
         if count < MIN_ROWS:
             rows = rows.expand(MIN_ROWS, -1).contiguous()
-        parts = rows.split(INPUT_BLOCK, dim=1)
-        y = parts[0] @ self.blocks[0]
+        parts = torch.split(rows, INPUT_BLOCK, dim=1)
+        y: Tensor = parts[0] @ self.blocks[0]
         for part, block in zip(parts[1:], self.blocks[1:], strict=True):
             y = y + part @ block
         if self.bias is not None:

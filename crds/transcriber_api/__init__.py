@@ -1,1 +1,1 @@
-"""The API `serving.transcriber.dev/v1alpha1` as typed models: the one source of the CRD, its docs and its validation."""
+"""The API `serving.transcriber.dev/v1alpha1` as typed models: the one source of the CRD, its documentation and its validation."""

@@ -1,0 +1,113 @@
+"""What a caller gets: a transcript with true times, and its forms as text and subtitles."""
+
+import zlib
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Segment(BaseModel):
+    """A stretch of speech; seconds count from the start of the audio (of the window, in a WindowResult)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    start_seconds: Seconds
+    end_seconds: Seconds
+    text: str
+    tokens: tuple[int, ...]
+    avg_logprob: float
+    no_speech_prob: float
+    compression_ratio: float
+
+    def moved(self, number: int, seconds: float) -> "Segment":
+        """Return this segment renumbered and later by `seconds`."""
+        times = {"start_seconds": round(self.start_seconds + seconds, 3), "end_seconds": round(self.end_seconds + seconds, 3)}
+        return self.model_copy(update={"id": number, **times})
+
+
+class Speculation(BaseModel):
+    """Totals of speculative decoding."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cycles: int = 0
+    output_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """Share of drafted tokens that were the target's own, 0 to 1."""
+        return self.accepted_tokens / self.draft_tokens if self.draft_tokens else 0.0
+
+    @property
+    def tokens_per_cycle(self) -> float:
+        """Tokens committed per verification; 1 without speculation."""
+        return self.output_tokens / self.cycles if self.cycles else 0.0
+
+    def __add__(self, other: "Speculation") -> "Speculation":
+        return Speculation(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+
+class WindowResult(BaseModel):
+    """What the decoder says of one window."""
+
+    model_config = ConfigDict(frozen=True)
+
+    language: str
+    segments: tuple[Segment, ...]
+    speculation: Speculation
+
+
+class Transcript(BaseModel):
+    """What a request is answered with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    language: str | None  # of the most speech; None where there is no speech
+    duration_seconds: Seconds
+    segments: tuple[Segment, ...]
+    speculation: Speculation
+    warnings: tuple[str, ...] = ()
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of the text over bytes of it deflated: openai/whisper's measure of repetition."""
+    data = text.encode("utf-8")
+    return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def to_text(transcript: Transcript) -> str:
+    """Return the words alone."""
+    return transcript.text
+
+
+def to_srt(transcript: Transcript) -> str:
+    """Return SubRip subtitles."""
+    cues = (
+        f"{number}\n{_clock(s.start_seconds, ',')} --> {_clock(s.end_seconds, ',')}\n{_cue(s.text)}\n"
+        for number, s in enumerate(transcript.segments, start=1)
+    )
+    return "\n".join(cues)
+
+
+def to_vtt(transcript: Transcript) -> str:
+    """Return WebVTT subtitles."""
+    cues = (f"{_clock(s.start_seconds, '.')} --> {_clock(s.end_seconds, '.')}\n{_cue(s.text)}\n" for s in transcript.segments)
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def _cue(text: str) -> str:
+    return " ".join(text.split()).replace("-->", "→")  # an arrow or an empty line would end the cue
+
+
+def _clock(seconds: float, point: str) -> str:
+    total = round(timedelta(seconds=seconds) / timedelta(milliseconds=1))
+    minutes, milliseconds = divmod(total, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}{point}{milliseconds % 1000:03d}"

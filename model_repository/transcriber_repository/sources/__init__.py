@@ -1,0 +1,1 @@
+"""Where weights come from: one module per kind of source, and the one download that all of them feed."""

@@ -1,0 +1,32 @@
+"""Triton model `whisper_encoder`: log-mel of one window to the encoder's hidden states."""
+
+from typing import Any
+
+import torch
+
+from transcriber_engine import triton_io
+from transcriber_engine.weights import load_encoder
+
+
+class TritonPythonModel:
+    """Adapter: one window at a time, so that a window's encoding never depends on its neighbours."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the encoder."""
+        settings = triton_io.settings(args)
+        self.device = torch.device(settings.device)
+        self.encoder = load_encoder(triton_io.repository_dir(args) / "weights", settings.precision, settings.device)
+        self.dtype = self.encoder.conv1.weight.dtype
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request."""
+        return [self._answer(request) for request in requests]
+
+    @torch.inference_mode()
+    def _answer(self, request: Any) -> Any:
+        try:
+            mel = torch.from_numpy(triton_io.array(request, "MEL")).to(self.device, self.dtype)
+            hidden = self.encoder(mel[None])[0]
+            return triton_io.response(HIDDEN=hidden.float().cpu().numpy())
+        except Exception as error:
+            return triton_io.error_response(error)

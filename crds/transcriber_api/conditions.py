@@ -47,7 +47,7 @@ class Reason(_Explained):
 
     AS_EXPECTED = "AsExpected", "Nothing to do."
     NOT_OBSERVED_YET = "NotObservedYet", "The operator has not looked yet; wait for its first pass."
-    SUSPENDED = "Suspended", "spec.suspend is true; set it to false to serve again."
+    SUSPENDED = "Suspended", "spec.suspend is true; set it to false to reconcile again."
     SPEC_INVALID = "SpecInvalid", "A field is refused; the message names it and the fix."
     SECRET_MISSING = "SecretMissing", "credentialsSecret does not exist or lacks a key; create it in this namespace."
     VOLUME_MISSING = "VolumeMissing", "A claim named in the spec does not exist; create it in this namespace."

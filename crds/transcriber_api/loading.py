@@ -1,110 +1,141 @@
-"""Reads a TranscriberDeployment from YAML and tells every error at once, each with its line and its field."""
+"""Reads a TranscriberDeployment from YAML without a cluster and tells every error at once, with its line and field."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from transcriber_api.v1alpha1 import TranscriberDeployment
+from transcriber_api.document import Location, ReadDocument, SpecError, read_document
+from transcriber_api.rules import ApiModel
+from transcriber_api.v1alpha1 import API_VERSION, KIND, TranscriberDeployment
 
-MAX_BYTES = 1 << 20
+__all__ = ["MAX_BYTES", "SpecError", "load", "parse"]
 
-
-class SpecError(ValueError):
-    """A document that is not a TranscriberDeployment; the message has one line per error: `FILE:LINE: field: what to do`."""
-
-    def __init__(self, errors: Sequence[str]) -> None:
-        super().__init__("\n".join(errors))
-        self.errors = tuple(errors)
+MAX_BYTES: Final = 1 << 20
+SHOWN_CHARACTERS: Final = 60
+_MUST_BE: Final[Mapping[str, str]] = {
+    "missing": "is required",
+    "string_type": "must be a string; quote it",
+    "int_type": "must be a whole number, without quotes",
+    "bool_type": "must be true or false, without quotes",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "tuple_type": "must be a list",
+}
 
 
 def load(path: Path) -> TranscriberDeployment:
-    """Read a file; raises SpecError, also where the file is missing or not text."""
+    """Read a YAML file of at most 1 MiB; raises SpecError, also when the file cannot be read."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise SpecError([f"{path}: is larger than {MAX_BYTES} bytes; a TranscriberDeployment is a few kilobytes"])
-        return parse(path.read_text(encoding="utf-8"), str(path))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise SpecError([f"{path}: cannot be read: {error.strerror}"]) from None
+    _check_size(len(content), str(path))
+    try:
+        return parse(content.decode("utf-8"), str(path))
     except UnicodeDecodeError:
-        raise SpecError([f"{path}: is not UTF-8 text"]) from None
+        raise SpecError([f"{path}: is not UTF-8 text; a TranscriberDeployment is written in YAML"]) from None
 
 
 def parse(document: str, origin: str) -> TranscriberDeployment:
-    """Parse one YAML document; `origin` names it in messages. Raises SpecError."""
+    """Read one YAML document; `origin` names it in messages. Raises SpecError with a line per error.
+
+    As on the API server, rules of an object are checked once its fields are valid by themselves, and null is the same as absent.
+    """
+    _check_size(len(document.encode(errors="surrogatepass")), origin)
     try:
-        nodes = list(yaml.compose_all(document, yaml.SafeLoader))
-        if len(nodes) != 1 or not isinstance(nodes[0], yaml.MappingNode):
-            raise SpecError([f"{origin}: must hold exactly one TranscriberDeployment, and holds {len(nodes)} documents"])
-        duplicates = [f"{origin}:{line}: {'.'.join(path)}: is set twice" for path, line in _duplicates(nodes[0], ())]
-        if duplicates:
-            raise SpecError(duplicates)
-        content = yaml.safe_load(document)
+        read = read_document(document, origin)
+    except RecursionError:
+        raise SpecError([f"{origin}: nests too deep; a TranscriberDeployment has no more than ten levels"]) from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SpecError([f"{origin}{line}: is not YAML: {error.problem}"]) from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{origin}:{mark.line + 1}" if mark else origin
-        raise SpecError([f"{where}: is not YAML: {getattr(error, 'problem', None) or error}"]) from None
+        raise SpecError([f"{origin}: is not YAML: {error}"]) from None
+    _check_kind(read)
     try:
-        return TranscriberDeployment.model_validate(content)
+        deployment = TranscriberDeployment.model_validate(read.content, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise SpecError([_line(origin, nodes[0], problem) for problem in error.errors(include_url=False)]) from None
+        lines = [*read.errors, *(_message(read, problem) for problem in error.errors(include_url=False))]
+        raise SpecError([text for _, text in sorted(lines, key=lambda entry: entry[0])]) from None
+    if read.errors:
+        raise SpecError([text for _, text in read.errors])
+    return deployment
 
 
-def _line(origin: str, root: yaml.Node, problem: Mapping[str, Any]) -> str:
-    path = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
-    node, mark = root, root.start_mark
-    for part in path:
-        found = _child(node, part)
-        if found is None:
-            break
-        mark, node = found
-    field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or "document"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = "unknown field" + _suggestion(path)
-    elif problem["type"] == "missing":
-        message = "is required"
-    return f"{origin}:{mark.line + 1}: {field}: {message}"
+def _check_size(size_bytes: int, origin: str) -> None:
+    if size_bytes > MAX_BYTES:
+        raise SpecError([f"{origin}: is larger than 1 MiB; a TranscriberDeployment takes a few kilobytes"])
 
 
-def _child(node: yaml.Node, part: str | int) -> tuple[yaml.Mark, yaml.Node] | None:
-    if isinstance(node, yaml.MappingNode):
-        return next(((key.start_mark, value) for key, value in node.value if key.value == part), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part].start_mark, node.value[part]
-    return None
+def _check_kind(read: ReadDocument) -> None:
+    """Another kind of object would be wrong in every field; say only that."""
+    wanted = {"apiVersion": API_VERSION, "kind": KIND}
+    wrong = [
+        read.error((field,), f"must be {value}; got {_shown(read.content.get(field))}")
+        for field, value in wanted.items()
+        if read.content.get(field) != value
+    ]
+    if wrong:
+        raise SpecError([text for _, text in wrong])
 
 
-def _suggestion(path: Sequence[str | int]) -> str:
-    model: Any = TranscriberDeployment
-    for part in path[:-1]:
-        if isinstance(part, str):
-            field = next((f for f in model.model_fields.values() if f.alias == part), None)
-            if field is None:
-                return ""
-            options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-            model = next((option for option in options if hasattr(option, "model_fields")), None)
-            if model is None:
-                return ""
-    known = [field.alias or name for name, field in model.model_fields.items()]
-    close = get_close_matches(str(path[-1]), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+def _message(read: ReadDocument, problem: Mapping[str, Any]) -> tuple[int, str]:
+    location: Location = tuple(problem["loc"])
+    match problem["type"]:
+        case "extra_forbidden":
+            message = f"is no known field{_suggestion(str(location[-1]), _fields_at(location[:-1]))}"
+        case "literal_error":
+            allowed = str(problem["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+            message = f"must be one of {', '.join(allowed)}; got {_shown(problem['input'])}"
+        case kind if kind in _MUST_BE:
+            got = "" if kind == "missing" else f"; got {_shown(problem['input'])}"
+            message = _MUST_BE[kind] + got
+        case "greater_than_equal":
+            message = f"must be at least {problem['ctx']['ge']}; got {_shown(problem['input'])}"
+        case "less_than_equal":
+            message = f"must be at most {problem['ctx']['le']}; got {_shown(problem['input'])}"
+        case "too_long":  # of a map: lists check their own bounds
+            message = f"must have at most {problem['ctx']['max_length']} entries; has {problem['ctx']['actual_length']}"
+        case _:
+            message = str(problem["msg"])
+    return read.error(location, message)
 
 
-def _duplicates(node: yaml.Node, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], int]]:
-    found: list[tuple[tuple[str, ...], int]] = []
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            if key.value in seen:
-                found.append((here, key.start_mark.line + 1))
-            seen.add(key.value)
-            found += _duplicates(value, here)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            found += _duplicates(value, path)
-    return found
+def _shown(value: Any) -> str:
+    """Name a refused value, cut short; collections by their size, since they may hold anything."""
+    if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+        kind = "an object" if isinstance(value, Mapping) else "a list"
+        return f"{kind} of {len(value)}"
+    text = "nothing" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    nearest = get_close_matches(name, known, n=1)
+    if nearest:
+        return f"; did you mean {nearest[0]}?"
+    return f"; known are {', '.join(known)}" if known else ""
+
+
+def _fields_at(location: Location) -> list[str]:
+    """Return the fields of the object at `location`, in the spelling of the YAML."""
+    model: type[ApiModel] = TranscriberDeployment
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = next(field.annotation for field in model.model_fields.values() if field.alias == part)
+        model = next(_models_in(annotation))
+    return [str(field.alias) for field in model.model_fields.values()]
+
+
+def _models_in(annotation: Any) -> Iterator[type[ApiModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, ApiModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

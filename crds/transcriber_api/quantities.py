@@ -41,21 +41,27 @@ class Text:
 
 @dataclass(frozen=True)
 class ListType:
-    """How the API server merges a list: `map` by `keys`, `set` of scalars, or `atomic`. Keys and set members are unique."""
+    """A bounded list, and how the API server merges it: `map` by `keys`, `set` of scalars, or `atomic`.
+
+    Keys and members of a set are unique. Bounds are checked here and not by pydantic, which counts only entries that are valid.
+    """
 
     kind: str
+    max_items: int
     keys: tuple[str, ...] = ()
+    min_items: int = 0
 
     def check(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return `items`; raises PydanticCustomError that names the first entry given twice."""
+        """Return `items`; raises PydanticCustomError that gives the bounds or names the first entry given twice."""
+        if not self.min_items <= len(items) <= self.max_items:
+            context: dict[str, Any] = {"least": self.min_items, "most": self.max_items, "count": len(items)}
+            raise PydanticCustomError("list_length", "must have {least} to {most} entries; has {count}", context)
         seen: set[Hashable] = set()
         for item in items if self.kind != "atomic" else ():
-            identity = tuple(getattr(item, key) for key in self.keys) or item
+            identity = tuple(getattr(item, key) for key in self.keys) or (item,)
             if identity in seen:
-                shown = ", ".join(map(str, identity)) if self.keys else str(item)
-                message = "lists {shown!r} twice; every {key} must be unique"
-                context = {"shown": shown, "key": " and ".join(self.keys) or "entry"}
-                raise PydanticCustomError("duplicate", message.replace("!r", ""), context)
+                context = {"shown": ", ".join(map(str, identity)), "key": " and ".join(self.keys) or "entry"}
+                raise PydanticCustomError("duplicate", "lists {shown} twice; every {key} must be unique", context)
             seen.add(identity)
         return items
 
@@ -63,8 +69,9 @@ class ListType:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        bounds = {"maxItems": self.max_items} | ({"minItems": self.min_items} if self.min_items else {})
         keys = {"x-kubernetes-list-map-keys": list(self.keys)} if self.keys else {}
-        return handler(schema) | {"x-kubernetes-list-type": self.kind} | keys
+        return handler(schema) | bounds | {"x-kubernetes-list-type": self.kind} | keys
 
 
 QUANTITY_PATTERN: Final = r"^[0-9]{1,15}(\.[0-9]{1,3})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
@@ -83,7 +90,7 @@ def quantity_value(quantity: str) -> Decimal:
     """
     if not re.fullmatch(QUANTITY_PATTERN, quantity):
         raise ValueError(f"{quantity!r} is no quantity; write a number and a suffix, such as 500m, 4 or 20Gi")
-    number = quantity.rstrip("mkMGTPi")
+    number = quantity.rstrip("mkKMGTPi")
     return Decimal(number) * _SUFFIXES[quantity[len(number) :]]
 
 
@@ -111,7 +118,7 @@ _QUALIFIED: Final = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9
 Flag = Annotated[bool, Strict()]
 Replicas = Annotated[int, Strict(), Field(ge=0, le=1000)]
 Seconds = Annotated[int, Strict(), Field(ge=0, le=2_592_000)]  # up to 30 days
-Count = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Strict(), Field(ge=0, le=2**53)]  # JSON keeps whole numbers apart up to here
 Percent = Annotated[int, Strict(), Field(ge=0, le=100)]
 Timestamp = Annotated[AwareDatetime, Field(json_schema_extra={"maxLength": 64})]
 
@@ -135,9 +142,15 @@ ImageReference = Annotated[
 Prose = Annotated[str, Text("a text", 4096, None, 0)]
 
 # Languages of multilingual Whisper, in the order of its tokens; `yue` came with large-v3.
-LANGUAGES: Final = tuple(
-    ["en", "zh", "de", "es", "ru", "ko", "fr", "ja", "pt", "tr", "pl", "ca", "nl", "ar", "sv", "it", "id", "hi", "fi", "vi", "he", "uk", "el", "ms", "cs", "ro", "da", "hu", "ta", "no", "th", "ur", "hr", "bg", "lt", "la", "mi", "ml", "cy", "sk", "te", "fa", "lv", "bn", "sr", "az", "sl", "kn", "et", "mk", "br", "eu", "is", "hy", "ne", "mn", "bs", "kk", "sq", "sw", "gl", "mr", "pa", "si", "km", "sn", "yo", "so", "af", "oc", "ka", "be", "tg", "sd", "gu", "am", "yi", "lo", "uz", "fo", "ht", "ps", "tk", "nn", "mt", "sa", "lb", "my", "bo", "tl", "mg", "as", "tt", "haw", "ln", "ha", "ba", "jw", "su", "yue"]
+# fmt: off
+LANGUAGES: Final[tuple[str, ...]] = (
+    "en", "zh", "de", "es", "ru", "ko", "fr", "ja", "pt", "tr", "pl", "ca", "nl", "ar", "sv", "it", "id", "hi", "fi", "vi",
+    "he", "uk", "el", "ms", "cs", "ro", "da", "hu", "ta", "no", "th", "ur", "hr", "bg", "lt", "la", "mi", "ml", "cy", "sk",
+    "te", "fa", "lv", "bn", "sr", "az", "sl", "kn", "et", "mk", "br", "eu", "is", "hy", "ne", "mn", "bs", "kk", "sq", "sw",
+    "gl", "mr", "pa", "si", "km", "sn", "yo", "so", "af", "oc", "ka", "be", "tg", "sd", "gu", "am", "yi", "lo", "uz", "fo",
+    "ht", "ps", "tk", "nn", "mt", "sa", "lb", "my", "bo", "tl", "mg", "as", "tt", "haw", "ln", "ha", "ba", "jw", "su", "yue",
 )
+# fmt: on
 
 
 def _known_language(value: str) -> str:

@@ -22,7 +22,7 @@ class Rule:
     field: str
     message: str
     cel: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], object]  # by its truth
 
     def as_validation(self) -> dict[str, str]:
         """Return the entry of `x-kubernetes-validations`."""

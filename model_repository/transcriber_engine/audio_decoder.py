@@ -1,4 +1,4 @@
-"""The child process of `transcriber_engine.audio`: reads a container from standard input, writes float32 samples to standard output.
+"""The child process of `transcriber_engine.audio`: a container from standard input to float32 samples on standard output.
 
 Exit status 0 and an empty standard error mean that everything was decoded; a line on standard error says what stopped it.
 """
@@ -18,6 +18,7 @@ MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 MEMORY_BYTES = 2 << 30
 CPU_SECONDS = 1_800
 RATE_HZ = 16_000
+TOLERATED_MISSING_SECONDS = 1.0  # headers of compressed files estimate
 
 
 class UndecodableError(Exception):
@@ -66,9 +67,15 @@ def main() -> int:
     av.logging.set_level(None)
     limit_resources()
     try:
-        for block in samples(open_input()):
+        container = open_input()
+        seconds = 0.0
+        for block in samples(container):
             sys.stdout.buffer.write(block)
+            seconds += len(block) / 4 / RATE_HZ
         sys.stdout.buffer.flush()
+        declared = (container.duration or 0) / av.time_base
+        if declared > seconds + TOLERATED_MISSING_SECONDS:
+            raise UndecodableError(f"the file ends early: it declares {declared:.1f} s")
     except UndecodableError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1

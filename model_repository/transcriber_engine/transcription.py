@@ -3,7 +3,6 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 from transcriber_engine.audio import SAMPLE_RATE_HZ, Samples
 from transcriber_engine.longform import EverythingIsSpeech, Window, WindowCutter, stitch
@@ -14,14 +13,6 @@ from transcriber_engine.vad import SpeechDetector
 
 class RequestCancelledError(Exception):
     """The caller went away; no more windows are sent."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a transcription tells while it goes: seconds of audio read so far, and seconds whose windows are done."""
-
-    on_read: Callable[[float], None] = field(default=lambda _seconds: None)
-    on_done: Callable[[float], None] = field(default=lambda _seconds: None)
 
 
 def window_cutter(settings: EngineSettings, options: Options) -> WindowCutter:
@@ -37,13 +28,13 @@ def transcribe(
     decode_window: Callable[[Window], Future[WindowResult]],
     max_in_flight: int,
     is_cancelled: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
+    on_read: Callable[[float], None] = lambda _seconds: None,
 ) -> Transcript:
     """Transcribe a stream of 16 kHz blocks; at most `max_in_flight` windows are on their way, so that no request starves others.
 
-    Raises whatever the blocks or a window raise, and RequestCancelledError between windows once `is_cancelled()`.
+    `on_read` is told the seconds of each block. Raises whatever the blocks or a window raise, and RequestCancelledError between
+    windows once `is_cancelled()`.
     """
-    tell = progress or Progress()
     pending: deque[tuple[Window, Future[WindowResult]]] = deque()
     done: list[tuple[Window, WindowResult]] = []
 
@@ -51,7 +42,6 @@ def transcribe(
         while len(pending) > until:
             window, future = pending.popleft()
             done.append((window, future.result()))
-            tell.on_done(window.seconds)
 
     def send(window: Window) -> None:
         if is_cancelled():
@@ -61,7 +51,7 @@ def transcribe(
 
     try:
         for block in blocks:
-            tell.on_read(block.shape[0] / SAMPLE_RATE_HZ)
+            on_read(block.shape[0] / SAMPLE_RATE_HZ)
             for window in cutter.add(block):
                 send(window)
         for window in cutter.finish():

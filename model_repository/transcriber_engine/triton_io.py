@@ -13,13 +13,6 @@ from numpy.typing import NDArray
 from transcriber_engine.errors import Refusal, RequestError
 from transcriber_engine.settings import EngineSettings, Options
 
-ERROR_CODES = {
-    Refusal.INVALID_ARGUMENT: pb_utils.TritonError.INVALID_ARG,
-    Refusal.OUT_OF_RANGE: pb_utils.TritonError.INVALID_ARG,
-    Refusal.RESOURCE_EXHAUSTED: pb_utils.TritonError.UNAVAILABLE,
-}
-
-
 def repository_dir(args: dict[str, str]) -> Path:
     """Return the published repository that a model folder `models/NAME` belongs to."""
     return Path(args["model_repository"]).parent.parent
@@ -64,7 +57,10 @@ def string(text: str) -> NDArray[np.object_]:
 def error_response(error: BaseException) -> Any:
     """Build the answer to a request that failed; the text ends with the kind of refusal."""
     if isinstance(error, RequestError):
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{error} [{error.refusal}]", ERROR_CODES[error.refusal]))
+        # The backend adds TritonError to its module after the models are imported, so its codes are looked up here.
+        later = error.refusal is Refusal.RESOURCE_EXHAUSTED
+        code = pb_utils.TritonError.UNAVAILABLE if later else pb_utils.TritonError.INVALID_ARG
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{error} [{error.refusal}]", code))
     message = f"internal error: {type(error).__name__}: {error} [INTERNAL]"
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL))
 

@@ -20,8 +20,12 @@ class Reason(StrEnum):
 EXIT_CODES: Final = {reason: code for code, reason in enumerate(Reason, start=3)}
 
 
-class RepositoryError(Exception):
-    """A build or a check that ended; `subject` is the spec field or the file at fault, as people find it."""
+class BuildError(Exception):
+    """A repository cannot be built or is not what it claims to be; the message names the file or field at fault."""
+
+
+class RepositoryError(BuildError):
+    """A build or a check that ended, with its reason; `subject` is the spec field or the file at fault, as people find it."""
 
     def __init__(self, reason: Reason, subject: str, message: str) -> None:
         super().__init__(f"{subject}: {message}")
@@ -29,5 +33,5 @@ class RepositoryError(Exception):
         self.subject = subject
 
 
-class SourceInterrupted(Exception):
+class SourceInterruptedError(Exception):
     """A transfer broke off; the download resumes it where it stopped."""

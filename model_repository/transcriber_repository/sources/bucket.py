@@ -1,6 +1,5 @@
 """`s3://bucket/prefix`: objects of S3 or what speaks its protocol (AWS_ENDPOINT_URL), with AWS's usual credential chain."""
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from urllib3.exceptions import HTTPError
 
 from transcriber_repository.disk import CHUNK_BYTES
-from transcriber_repository.errors import Reason, RepositoryError, SourceInterrupted
+from transcriber_repository.errors import Reason, RepositoryError, SourceInterruptedError
 from transcriber_repository.request import Source
 from transcriber_repository.sources.remote import RemoteFile, refuse, required_files
 
@@ -24,18 +23,15 @@ CONFIG: Final = Config(connect_timeout=10, read_timeout=60, retries={"mode": "st
 
 
 def list_bucket(field_path: str, source: Source, credentials: Mapping[str, str]) -> list[RemoteFile]:
-    """List `s3://bucket/prefix`; `credentials` may hold AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Raises RepositoryError."""
+    """List `s3://bucket/prefix`; `credentials` may hold accessKeyId and secretAccessKey. Raises RepositoryError."""
     parts = urlsplit(source.uri)
     if not parts.netloc or parts.query or parts.fragment:
         raise refuse(f"{field_path}.uri", f"{source.uri!r} is not of the form s3://bucket/prefix")
     prefix = parts.path.strip("/")
     client = boto3.client(
         "s3",
-        endpoint_url=credentials.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL"),
-        aws_access_key_id=credentials.get("AWS_ACCESS_KEY_ID"),
-        aws_secret_access_key=credentials.get("AWS_SECRET_ACCESS_KEY"),
-        aws_session_token=credentials.get("AWS_SESSION_TOKEN"),
-        region_name=credentials.get("AWS_REGION"),
+        aws_access_key_id=credentials.get("accessKeyId"),
+        aws_secret_access_key=credentials.get("secretAccessKey"),
         config=CONFIG,
     )
     return [
@@ -62,8 +58,8 @@ def _file(client: "S3Client", field_path: str, bucket: str, key: str, path: str,
             yield from client.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-")["Body"].iter_chunks(CHUNK_BYTES)
         except ClientError as error:
             if error.response["Error"]["Code"] not in RANGE_PAST_END:
-                raise SourceInterrupted(str(error)) from error
+                raise SourceInterruptedError(str(error)) from error
         except (BotoCoreError, HTTPError) as error:
-            raise SourceInterrupted(str(error)) from error
+            raise SourceInterruptedError(str(error)) from error
 
     return RemoteFile(path, read_from, size, sha256)

@@ -10,11 +10,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from transcriber_repository.disk import read_range, write_all
-from transcriber_repository.errors import Reason, RepositoryError, SourceInterrupted
+from transcriber_repository.errors import Reason, RepositoryError, SourceInterruptedError
 from transcriber_repository.progress import Meter, Reporter
 from transcriber_repository.request import Role, Source
 from transcriber_repository.sources.folder import list_folder, list_volume
-from transcriber_repository.sources.remote import Access, RemoteFile, check_names, refuse
+from transcriber_repository.sources.remote import Access, RemoteFile, check_paths, local_name, refuse
 
 TRIES_WITHOUT_PROGRESS: Final = 5
 MAX_FILE_BYTES: Final = 64 << 30
@@ -40,9 +40,9 @@ def fetch(
 ) -> list[FetchedFile]:
     """Fetch a source into `into`, where files of an earlier try are resumed; raises RepositoryError."""
     field_path = f"spec.model.{role}"
-    check_names(field_path, [file.path for file in source.files or ()])
+    check_paths(field_path, [file.path for file in source.files])
     remote = list_source(role, source, access)
-    check_names(field_path, [file.path for file in remote])
+    check_paths(field_path, [file.path for file in remote])
     into.mkdir(parents=True, exist_ok=True)
     with Meter(f"fetch {role}", _total(remote), report) as meter:
         return [_download(f"{field_path}.files {file.path!r}", file, into, meter, pause) for file in remote]
@@ -65,7 +65,7 @@ def list_source(role: Role, source: Source, access: Access) -> list[RemoteFile]:
         case "https":
             from transcriber_repository.sources.web import list_web
 
-            return list_web(field_path, source, access.https)
+            return list_web(field_path, source, access.https, credentials)
         case "file":
             return list_folder(field_path, source)
         case "pvc":
@@ -81,9 +81,9 @@ def _total(files: Sequence[RemoteFile]) -> int | None:
 
 
 def _download(subject: str, file: RemoteFile, into: Path, meter: Meter, pause: Callable[[float], None]) -> FetchedFile:
-    path = into / file.path
+    path = into / local_name(file.path)
     digest = hashlib.sha256()
-    size = _resume(path, digest.update, meter)
+    size = _resume(path, file.size, digest.update, meter)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
     try:
         tries = 0
@@ -98,8 +98,8 @@ def _download(subject: str, file: RemoteFile, into: Path, meter: Meter, pause: C
                     _check_size(subject, file, size)
                 if file.size is None or size == file.size:
                     break
-                raise SourceInterrupted(f"ended after {size} of {file.size} bytes")
-            except SourceInterrupted as error:
+                raise SourceInterruptedError(f"ended after {size} of {file.size} bytes")
+            except SourceInterruptedError as error:
                 tries = 1 if size > size_before else tries + 1
                 if tries >= TRIES_WITHOUT_PROGRESS:
                     raise RepositoryError(
@@ -118,11 +118,14 @@ def _download(subject: str, file: RemoteFile, into: Path, meter: Meter, pause: C
     return FetchedFile(path, size, digest.hexdigest())
 
 
-def _resume(path: Path, update: Callable[[bytes], None], meter: Meter) -> int:
+def _resume(path: Path, announced: int | None, update: Callable[[bytes], None], meter: Meter) -> int:
     """Hash what an earlier try left, and return its size in bytes."""
     if not path.is_file():
         return 0
     size = path.stat().st_size
+    if announced is not None and size > announced:
+        path.unlink()
+        return 0
     for chunk in read_range(path, 0, size):
         update(chunk)
         meter.advance(len(chunk), transferred=False)

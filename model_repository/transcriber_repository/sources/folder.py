@@ -1,6 +1,7 @@
 """`file:///abs/dir` and `pvc://claim/path`: folders, read without following links."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -41,13 +42,15 @@ def list_volume(field_path: str, source: Source, volumes: Mapping[str, Path]) ->
 def _list(field_path: str, source: Source, folder: Path) -> list[RemoteFile]:
     if not folder.is_dir():
         raise RepositoryError(Reason.SOURCE_UNAVAILABLE, f"{field_path}.uri", f"{folder} is not a folder")
-    return [_file(field_path, folder / name, sha256) for name, sha256 in required_files(field_path, source).items()]
+    return [_file(field_path, folder, path, sha256) for path, sha256 in required_files(field_path, source).items()]
 
 
-def _file(field_path: str, path: Path, sha256: str) -> RemoteFile:
-    subject = f"{field_path}.files {path.name!r}"
+def _file(field_path: str, folder: Path, name: str, sha256: str) -> RemoteFile:
+    subject, path = f"{field_path}.files {name!r}", folder / name
+    if path.parent.resolve() != folder.resolve() / Path(name).parent:
+        raise refuse(subject, f"leads through a symbolic link: copy the file itself into {folder}")
     try:
-        size = path.lstat().st_size
+        status = path.lstat()
     except OSError as error:
         raise RepositoryError(Reason.SOURCE_UNAVAILABLE, subject, f"is not in {path.parent} ({error.strerror})") from None
 
@@ -62,4 +65,5 @@ def _file(field_path: str, path: Path, sha256: str) -> RemoteFile:
         except ValueError as error:
             raise refuse(subject, f"{error}: copy the file itself into {path.parent}") from None
 
-    return RemoteFile(path.name, read_from, size, sha256)
+    # What is no plain file has no size to compare: reading it refuses it.
+    return RemoteFile(name, read_from, status.st_size if stat.S_ISREG(status.st_mode) else None, sha256)

@@ -3,15 +3,15 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but not in its __all__
 
-from transcriber_repository.disk import CHUNK_BYTES
-from transcriber_repository.errors import Reason, RepositoryError, SourceInterrupted
+from transcriber_repository.errors import Reason, RepositoryError, SourceInterruptedError
 from transcriber_repository.request import Source
 from transcriber_repository.sources.remote import RemoteFile, refuse
 
@@ -34,9 +34,9 @@ def list_hub(field_path: str, source: Source, credentials: Mapping[str, str]) ->
     if source.revision is None or COMMIT.fullmatch(source.revision) is None:
         raise refuse(f"{field_path}.revision", f"{source.revision!r} can move: give the 40 hex digits of a commit, which cannot")
     endpoint = os.environ.get("HF_ENDPOINT")
-    token = credentials.get("HF_TOKEN")
+    token = credentials.get("token")
     published = _published(field_path, name[1], source.revision, endpoint, token)
-    given = {file.path: file.sha256 for file in source.files or ()}
+    given = {file.path: file.sha256 for file in source.files}
     remote = []
     for path in given or _wanted(list(published)):
         if path not in published:
@@ -57,11 +57,11 @@ def _published(field_path: str, name: str, revision: str, endpoint: str | None, 
             name, revision=revision, files_metadata=True, timeout=METADATA_TIMEOUT_SECONDS
         )
     except GatedRepoError:
-        raise refuse(subject, f"{name} is gated: accept its terms and give a token in credentialsSecret (HF_TOKEN)") from None
+        raise refuse(subject, f"{name} is gated: accept its terms and give a token in credentialsSecret (key `token`)") from None
     except RevisionNotFoundError:
         raise refuse(f"{field_path}.revision", f"{name} has no commit {revision}") from None
     except RepositoryNotFoundError:
-        raise refuse(subject, f"the hub has no {name}, or its token (HF_TOKEN) may not see it") from None
+        raise refuse(subject, f"the hub has no {name}, or its token may not see it") from None
     except (HfHubHTTPError, httpx2.HTTPError) as error:
         raise RepositoryError(Reason.SOURCE_UNAVAILABLE, subject, f"the hub did not answer: {error}") from error
     if info.sha != revision:
@@ -83,16 +83,17 @@ def _file(url: str, path: str, size: int | None, sha256: str | None, token: str 
         headers = build_hf_headers(token=token) | {"Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
         try:
             with get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
-                if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                     return
-                if response.status_code not in (httpx2.codes.OK, httpx2.codes.PARTIAL_CONTENT):
-                    raise SourceInterrupted(f"the hub answered {response.status_code}")
-                skip = offset if response.status_code == httpx2.codes.OK else 0
-                for chunk in response.iter_bytes(CHUNK_BYTES):
+                if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+                    raise SourceInterruptedError(f"the hub answered {response.status_code}")
+                skip = offset if response.status_code == HTTPStatus.OK else 0
+                # Chunks as they arrive: gathered ones would be lost where the transfer breaks off.
+                for chunk in response.iter_raw():
                     kept, skip = chunk[skip:], max(skip - len(chunk), 0)
                     if kept:
                         yield kept
         except (httpx2.HTTPError, httpx2.StreamError) as error:
-            raise SourceInterrupted(str(error) or type(error).__name__) from error
+            raise SourceInterruptedError(str(error) or type(error).__name__) from error
 
     return RemoteFile(path, read_from, size, sha256)

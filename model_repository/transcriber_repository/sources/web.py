@@ -2,28 +2,27 @@
 
 import ipaddress
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
-import certifi
 import urllib3
 from urllib3.exceptions import HTTPError
 
 from transcriber_repository.disk import CHUNK_BYTES
-from transcriber_repository.errors import Reason, RepositoryError, SourceInterrupted
+from transcriber_repository.errors import Reason, RepositoryError, SourceInterruptedError
 from transcriber_repository.request import Source
 from transcriber_repository.sources.remote import HttpsPolicy, RemoteFile, refuse, required_files
 
 HOSTS_VARIABLE: Final = "TRANSCRIBER_HTTPS_HOSTS"
 HTTPS_PORT: Final = 443
 TIMEOUT: Final = urllib3.Timeout(connect=10, read=60)
-OK, PARTIAL, RANGE_PAST_END, SERVER_ERROR, TOO_MANY = 200, 206, 416, 500, 429
 # Prefixes that carry an IPv4 address which the network may unwrap: NAT64 (RFC 6052) and its local-use form (RFC 8215).
 NAT64: Final = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 
-def list_web(field_path: str, source: Source, policy: HttpsPolicy) -> list[RemoteFile]:
+def list_web(field_path: str, source: Source, policy: HttpsPolicy, credentials: Mapping[str, str]) -> list[RemoteFile]:
     """List `https://host/folder`; the host is resolved once and every address checked. Raises RepositoryError."""
     subject = f"{field_path}.uri"
     files = required_files(field_path, source)
@@ -45,14 +44,17 @@ def list_web(field_path: str, source: Source, policy: HttpsPolicy) -> list[Remot
         server_hostname=host,
         assert_hostname=host,
         cert_reqs="CERT_REQUIRED",
-        ca_certs=str(policy.ca_file) if policy.ca_file is not None else certifi.where(),
+        ca_certs=str(policy.ca_file) if policy.ca_file is not None else None,
         timeout=TIMEOUT,
         retries=False,
     )
     folder = parts.path.rstrip("/")
     authority = host if port == HTTPS_PORT else f"{host}:{port}"
+    headers = {"Host": authority, "Accept-Encoding": "identity"}
+    if "token" in credentials:
+        headers["Authorization"] = f"Bearer {credentials['token']}"
     return [
-        _file(pool, authority, f"{field_path}.files {path!r}", f"{folder}/{path}", path, sha256) for path, sha256 in files.items()
+        _file(pool, headers, f"{field_path}.files {path!r}", f"{folder}/{path}", path, sha256) for path, sha256 in files.items()
     ]
 
 
@@ -87,30 +89,32 @@ def _checked_address(subject: str, host: str, port: int, policy: HttpsPolicy) ->
     return addresses[0]
 
 
-def _file(pool: urllib3.HTTPSConnectionPool, authority: str, subject: str, target: str, path: str, sha256: str) -> RemoteFile:
+def _file(
+    pool: urllib3.HTTPSConnectionPool, headers: Mapping[str, str], subject: str, target: str, path: str, sha256: str
+) -> RemoteFile:
     def read_from(offset: int) -> Iterator[bytes]:
-        headers = {"Host": authority, "Range": f"bytes={offset}-", "Accept-Encoding": "identity"}
+        wanted = {**headers, "Range": f"bytes={offset}-"}
         try:
-            response = pool.request("GET", target, headers=headers, redirect=False, preload_content=False)
+            response = pool.request("GET", target, headers=wanted, redirect=False, preload_content=False)
             try:
                 yield from _body(response, subject, offset)
             finally:
                 response.close()
         except HTTPError as error:
-            raise SourceInterrupted(str(error)) from error
+            raise SourceInterruptedError(str(error)) from error
 
     return RemoteFile(path, read_from, None, sha256)
 
 
 def _body(response: urllib3.BaseHTTPResponse, subject: str, offset: int) -> Iterator[bytes]:
-    if response.status == RANGE_PAST_END:
+    if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return
-    if response.status >= SERVER_ERROR or response.status == TOO_MANY:
-        raise SourceInterrupted(f"the server answered {response.status}")
-    if response.status not in (OK, PARTIAL):
+    if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise SourceInterruptedError(f"the server answered {response.status}")
+    if response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         redirected = "; redirects are not followed: give the final address" if "Location" in response.headers else ""
         raise refuse(subject, f"the server answered {response.status}{redirected}")
-    skip = offset if response.status == OK else 0
+    skip = offset if response.status == HTTPStatus.OK else 0
     for chunk in response.stream(CHUNK_BYTES, decode_content=False):
         kept, skip = chunk[skip:], max(skip - len(chunk), 0)
         if kept:

@@ -17,7 +17,7 @@ from transcriber_engine.errors import Refusal, RequestError
 from transcriber_engine.longform import Window
 from transcriber_engine.result import WindowResult
 from transcriber_engine.settings import Options
-from transcriber_engine.transcription import Progress, RequestCancelledError, transcribe, window_cutter
+from transcriber_engine.transcription import RequestCancelledError, transcribe, window_cutter
 
 REQUESTS_AT_ONCE = 64
 WINDOW_CALLS_AT_ONCE = 24  # Triton's Python backend serves at most 32 such calls per model at once
@@ -69,7 +69,7 @@ class TritonPythonModel:
                 lambda window: self._decode_window(window, options),
                 max_in_flight=max(self.settings.slots // 2, 1),
                 is_cancelled=sender.is_cancelled,
-                progress=Progress(account.read, account.done),
+                on_read=account.read,
             )
             if isinstance(source, DecodedAudio):
                 transcript = transcript.model_copy(update={"warnings": tuple(source.warnings)})
@@ -110,7 +110,7 @@ def refused(message: str) -> Exception:
     for refusal in REFUSALS:
         text, found, _ = message.rpartition(f" [{refusal}]")
         if found:
-            field, _, reason = text.rpartition("\n")[2].partition(": ")
+            field, _, reason = text.removeprefix("in ensemble 'whisper', ").partition(": ")
             return RequestError(field, reason, refusal)
     return RuntimeError(message)
 
@@ -165,9 +165,6 @@ class Account:
         """Book audio that was taken in."""
         self._seconds += seconds
         self._ledger.change(seconds)
-
-    def done(self, seconds: float) -> None:
-        """Book nothing yet: windows leave silence out, and a request is finished as a whole."""
 
     def close(self) -> None:
         """Book the request as answered."""

@@ -1,0 +1,1 @@
+"""The command `transcriber`: serve a TranscriberDeployment on this machine, transcribe files, build and check repositories."""

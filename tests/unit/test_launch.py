@@ -1,0 +1,172 @@
+"""The launcher's pure parts, and what it refuses before it starts anything."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from transcriber_repository.errors import EXIT_CODES, Reason
+from transcriber_repository.launch import (
+    LaunchError,
+    UTILS_FILE,
+    Listen,
+    Secrets,
+    Server,
+    _wheel_server,
+    assemble_backends,
+    cache_dir,
+    command,
+    import_path,
+    main,
+)
+
+SERVER = Server(Path("/triton/bin/tritonserver"), Path("/triton/backends"), (Path("/python/lib"), Path("/wheel/libs")))
+WORDS = Secrets("key", "prefix")
+
+
+def flags(listen: Listen = Listen()) -> dict[str, str]:  # noqa: B008
+    argv, _ = command(SERVER, Path("/repositories/sha256-0"), listen, WORDS, {}, [])
+    return {name: value for name, _, value in (argument.partition("=") for argument in argv[1:])}
+
+
+def test_command_serves_the_models_of_the_repository_and_never_loads_others() -> None:
+    given = flags()
+    assert given["--model-repository"] == "/repositories/sha256-0/models"
+    assert given["--backend-directory"] == "/triton/backends"
+    assert given["--model-control-mode"] == "none"
+    assert given["--exit-on-error"] == given["--strict-readiness"] == "true"
+    assert "--disable-auto-complete-config" in given
+
+
+def test_command_never_enables_the_response_cache() -> None:
+    assert not [name for name in flags() if "cache" in name]
+
+
+def test_command_keeps_http_on_loopback_when_grpc_is_reachable_from_outside() -> None:
+    given = flags(Listen(grpc_port=1, http_port=2, metrics_port=3, address="0.0.0.0"))
+    assert (given["--grpc-address"], given["--metrics-address"], given["--http-address"]) == ("0.0.0.0", "0.0.0.0", "127.0.0.1")
+    assert (given["--grpc-port"], given["--http-port"], given["--metrics-port"]) == ("1", "2", "3")
+
+
+@pytest.mark.parametrize("flag", ["--grpc-restricted-protocol", "--http-restricted-api"])
+@pytest.mark.parametrize("protocol", ["shared-memory", "model-repository", "model-config", "statistics", "trace", "logging"])
+def test_command_restricts_what_administers_the_server(flag: str, protocol: str) -> None:
+    protocols, _, key = flags()[flag].partition(":")
+    assert protocol in protocols.split(",")
+    assert key == "transcriber-key=key"
+
+
+def test_random_secrets_differ_from_each_other_and_between_starts() -> None:
+    first, second = Secrets.random(), Secrets.random()
+    assert len({first.api_key, first.shm_prefix, second.api_key, second.shm_prefix}) == 4
+    assert first.api_key not in first.shm_prefix
+
+
+def test_environment_lets_the_models_import_and_keeps_bytecode_out_of_the_repository() -> None:
+    _, environment = command(SERVER, Path("/r"), Listen(), WORDS, {"LD_LIBRARY_PATH": "/own", "HOME": "/home"}, ["/a", "/b"])
+    assert environment["PYTHONPATH"] == "/a:/b"
+    assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert environment["TRANSCRIBER_PYTHON"] == sys.executable
+    assert environment["LD_LIBRARY_PATH"] == "/python/lib:/wheel/libs:/own"
+    assert environment["HOME"] == "/home"
+
+
+def test_environment_leaves_the_libraries_of_an_image_alone() -> None:
+    image = Server(SERVER.executable, SERVER.backends_dir)
+    assert command(image, Path("/r"), Listen(), WORDS, {"LD_LIBRARY_PATH": "/own"}, [])[1]["LD_LIBRARY_PATH"] == "/own"
+    assert "LD_LIBRARY_PATH" not in command(image, Path("/r"), Listen(), WORDS, {}, [])[1]
+
+
+def test_import_path_leaves_out_the_working_directory_and_what_is_no_folder(tmp_path: Path) -> None:
+    packages, working = tmp_path / "packages", tmp_path / "working"
+    packages.mkdir()
+    working.mkdir()
+    entries = ["", str(working), str(packages), str(tmp_path / "python311.zip"), str(packages)]
+    assert import_path(entries, working) == [str(packages)]
+
+
+def test_cache_dir_follows_xdg_and_falls_back_to_home() -> None:
+    assert cache_dir({"XDG_CACHE_HOME": "/cache", "HOME": "/home"}) == Path("/cache/transcriber")
+    assert cache_dir({"HOME": "/home"}) == Path("/home/.cache/transcriber")
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> tuple[Path, Path]:
+    backend, stub = tmp_path / "backend", tmp_path / "stub"
+    backend.mkdir()
+    stub.mkdir()
+    (backend / "libtriton_python.so").write_text("library")
+    (backend / UTILS_FILE).write_text("TRITON = 1\n")
+    (stub / "triton_python_backend_stub").write_text("stub")
+    (stub / "triton_python_backend_stub").chmod(0o755)
+    return backend, stub
+
+
+def test_backends_hold_the_backend_and_an_executable_stub(parts: tuple[Path, Path], tmp_path: Path) -> None:
+    target = tmp_path / "cache" / "backends"
+    assemble_backends(*parts, target)
+    assert {path.name for path in (target / "python").iterdir()} == {
+        "libtriton_python.so",
+        UTILS_FILE,
+        "triton_python_backend_stub",
+    }
+    assert os.access(target / "python" / "triton_python_backend_stub", os.X_OK)
+    assert [path.name for path in target.parent.iterdir()] == ["backends"]
+
+
+def test_the_isolated_interpreter_of_the_wheel_gets_the_import_path_and_writes_no_bytecode(
+    parts: tuple[Path, Path], tmp_path: Path
+) -> None:
+    assemble_backends(*parts, tmp_path / "backends")
+    (tmp_path / "own.py").write_text("WORD = 'own'\n")
+    folder = str(tmp_path / "backends" / "python")
+    program = f"import sys; sys.path.append({folder!r}); import triton_python_backend_utils, own; print(own.WORD)"
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-I", "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("own\n", "")
+    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_backends_assembled_by_many_at_once_are_whole_for_each(parts: tuple[Path, Path], tmp_path: Path) -> None:
+    target = tmp_path / "cache" / "backends"
+    barrier, counts = threading.Barrier(8), []
+
+    def start() -> None:
+        barrier.wait()
+        assemble_backends(*parts, target)
+        counts.append(len(list((target / "python").iterdir())))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [3] * 8
+    assert [path.name for path in target.parent.iterdir()] == ["backends"]
+
+
+def test_backends_that_fail_half_way_leave_nothing_that_looks_whole(parts: tuple[Path, Path], tmp_path: Path) -> None:
+    target = tmp_path / "cache" / "backends"
+    with pytest.raises(OSError):
+        assemble_backends(parts[0], tmp_path / "absent", target)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_wheel_without_a_server_for_this_python_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match=r"nvidia-pytriton 9\.9: has no server for Python 3"):
+        _wheel_server(tmp_path, "9.9", tmp_path)
+
+
+def test_main_refuses_a_repository_that_was_never_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--repository", str(tmp_path)]) == EXIT_CODES[Reason.REPOSITORY_CORRUPT]
+    assert capsys.readouterr().err.startswith("launch: READY: is missing")
+
+
+def test_main_does_not_start_for_a_parent_that_is_gone(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "transcriber_repository.launch", "--repository", str(tmp_path), "--stop-with", "1"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "launch: --stop-with: process 1 is not the parent of this one any more\n"

@@ -1,6 +1,7 @@
 """`transcriber serve`: from a TranscriberDeployment to a Triton server on this machine, and back to nothing."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -200,9 +201,9 @@ def _bind(option: str, port: int) -> socket.socket:
 
 
 def _last_lines(log_file: Path) -> list[str]:
-    """Return the end of a log without Triton's tables, which would push out the reason."""
+    """Return the last warnings and errors of a log; Triton's tables and plain information would push out the reason."""
     lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-    telling = [line for line in lines if line.strip() and not line.startswith(("|", "+"))]
+    telling = [line for line in lines if line.strip() and not re.match(r"[|+]|I\d{4} ", line)]
     return [f"  {line[:LINE_CHARACTERS]}" for line in telling[-LAST_LINES:]]
 
 

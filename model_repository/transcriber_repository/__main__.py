@@ -16,7 +16,6 @@ from transcriber_repository.progress import LogLines
 from transcriber_repository.publish import collect
 from transcriber_repository.verify import verify
 
-HTTPS_HOSTS_VARIABLE: Final = "TRANSCRIBER_HTTPS_HOSTS"
 SIGNAL_EXIT_BASE: Final = 128
 log = logging.getLogger("transcriber_repository")
 
@@ -37,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _build(options: argparse.Namespace) -> int:
     from transcriber_repository.build import build
     from transcriber_repository.sources.remote import Access, HttpsPolicy
+    from transcriber_repository.sources.web import HOSTS_VARIABLE
 
-    hosts = frozenset(host.strip() for host in os.environ.get(HTTPS_HOSTS_VARIABLE, "").split(",") if host.strip())
+    hosts = frozenset(host.strip() for host in os.environ.get(HOSTS_VARIABLE, "").split(",") if host.strip())
     access = Access(
         volumes={name: Path(folder) for name, folder in options.volume},
         credentials={role: _secret(Path(folder)) for role, folder in options.credentials},

@@ -30,10 +30,10 @@ LOOPBACK: Final = "127.0.0.1"
 RESTRICTED: Final = "shared-memory,model-repository,model-config,statistics,trace,logging"
 PING_INTERVAL_MILLISECONDS: Final = 10_000
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-UTILS_FILE: Final = "triton_python_backend_utils.py"
-# The wheel's interpreter is isolated: it ignores PYTHONPATH and PYTHONDONTWRITEBYTECODE, so the first module that it imports,
-# before any model, applies them. Otherwise models would import from another environment and leave a __pycache__ in the repository.
-PRELUDE: Final = """\
+INTERPRETER_DIR: Final = "interpreter"
+# The wheel's interpreter is isolated: it ignores PYTHONPATH and PYTHONDONTWRITEBYTECODE, but takes the virtual environment of the
+# first python3 on PATH. It gets one that holds this alone; otherwise models would import from elsewhere, or leave a __pycache__.
+SITE_CUSTOMIZE: Final = """\
 import os
 import sys
 
@@ -53,6 +53,7 @@ class Server:
     executable: Path
     backends_dir: Path
     library_dirs: tuple[Path, ...] = ()
+    python_dir: Path | None = None  # holds the python3 whose environment the models run in, where Triton does not bring its own
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,10 @@ def command(
         "PYTHONDONTWRITEBYTECODE": "1",  # a __pycache__ beside a model.py would break the repository's manifest
         "TRANSCRIBER_PYTHON": sys.executable,  # inside Triton's interpreter sys.executable is not Python
     }
-    if server.library_dirs:
-        inherited = environment.get("LD_LIBRARY_PATH")
-        paths = [str(path) for path in server.library_dirs] + ([inherited] if inherited else [])
-        variables["LD_LIBRARY_PATH"] = os.pathsep.join(paths)
+    for name, folders in (("LD_LIBRARY_PATH", server.library_dirs), ("PATH", (server.python_dir,) if server.python_dir else ())):
+        if folders:
+            inherited = [environment[name]] if environment.get(name) else []
+            variables[name] = os.pathsep.join([*map(str, folders), *inherited])
     return arguments, {**environment, **variables}
 
 
@@ -168,18 +169,19 @@ def _wheel_server(site_packages: Path, wheel_version: str, cache: Path) -> Serve
             f"{WHEEL} {wheel_version}: has no server for Python {python_version} on {sysconfig.get_platform()}; "
             "use a Python version that the wheel supports, on Linux"
         )
-    prelude_hash = hashlib.sha256(PRELUDE.encode()).hexdigest()[:8]
-    backends_dir = cache / "triton-backends" / f"{wheel_version}-{python_version}-{prelude_hash}"
+    base_python = Path(sys.base_exec_prefix) / "bin" / f"python{python_version}"
+    key = hashlib.sha256(f"{SITE_CUSTOMIZE}{base_python}".encode()).hexdigest()[:8]
+    backends_dir = cache / "triton-backends" / f"{wheel_version}-{python_version}-{key}"
     try:
-        assemble_backends(root / "backends" / "python", stub_dir, backends_dir)
+        assemble_backends(root / "backends" / "python", stub_dir, base_python, backends_dir)
     except OSError as error:
         raise LaunchError(f"{backends_dir}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written") from error
     libraries = (Path(sysconfig.get_config_var("LIBDIR")), site_packages / "nvidia_pytriton.libs")
-    return Server(executable, backends_dir, libraries)
+    return Server(executable, backends_dir, libraries, backends_dir / INTERPRETER_DIR / "bin")
 
 
-def assemble_backends(backend_dir: Path, stub_dir: Path, backends_dir: Path) -> None:
-    """Make `backends_dir` hold the backend `python` with the stub of this Python version; raises OSError.
+def assemble_backends(backend_dir: Path, stub_dir: Path, base_python: Path, backends_dir: Path) -> None:
+    """Make `backends_dir` hold the backend `python` with the stub of this Python version, and its interpreter; raises OSError.
 
     It is built aside and renamed, so that processes that start at once, or die half-way, never see half of it.
     """
@@ -190,13 +192,21 @@ def assemble_backends(backend_dir: Path, stub_dir: Path, backends_dir: Path) -> 
         assembled = Path(folder) / "backends"
         for source in (backend_dir, stub_dir):
             shutil.copytree(source, assembled / "python", dirs_exist_ok=True)
-        utils = assembled / "python" / UTILS_FILE
-        utils.write_text(PRELUDE + utils.read_text(encoding="utf-8"), encoding="utf-8")
+        _write_interpreter(assembled / INTERPRETER_DIR, base_python)
         try:
             assembled.rename(backends_dir)
         except OSError:
             if not backends_dir.is_dir():  # otherwise another process was first, with the same files
                 raise
+
+
+def _write_interpreter(folder: Path, base_python: Path) -> None:
+    site_packages = folder / "lib" / base_python.name / "site-packages"
+    site_packages.mkdir(parents=True)
+    (site_packages / "sitecustomize.py").write_text(SITE_CUSTOMIZE, encoding="utf-8")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").symlink_to(base_python)
+    (folder / "pyvenv.cfg").write_text(f"home = {base_python.parent}\ninclude-system-site-packages = false\n", encoding="utf-8")
 
 
 def stop_with(parent_pid: int) -> None:

@@ -10,6 +10,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.repository import tiny
+from transcriber_repository.build import build
+
 
 @pytest.fixture
 def folder() -> Iterator[str]:
@@ -37,3 +40,28 @@ def test_build_killed_before_every_write_fsync_and_rename_leaves_nothing_or_all_
     states = [point["after"] for point in points]
     assert states == sorted(states)
     assert all(point["left"] == [] for point in points)
+
+
+def test_every_file_and_folder_is_on_disk_before_the_name_and_the_name_before_ready(
+    target: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a killed process cannot show, since its writes survive it: the order that a power cut would test.
+    root, synced, moves = tmp_path / "root", set[Path](), list[tuple[str, set[Path], set[Path]]]()
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{descriptor}").readlink())
+        real_fsync(descriptor)
+
+    def replace(source: Path, destination: Path) -> None:
+        inside = {source, *source.rglob("*")}
+        moves.append((destination.name, inside, set(synced)))
+        real_replace(source, destination)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    path = build(tiny.spec(tiny.source(target)), root, adapters=adapters)
+    assert [name for name, _, _ in moves] == [path.name, "READY"]
+    assert all(inside <= before for _, inside, before in moves)
+    assert root in moves[1][2]
+    assert path in synced

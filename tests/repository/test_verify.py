@@ -43,6 +43,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("READY", lambda path: path.unlink(), r"^READY: is missing: this repository was never finished"),
     ("models/log_mel/1/extra.py", lambda path: path.write_text("x"), r"^models/log_mel/1/extra.py: is not in MANIFEST.json"),
     (WEIGHTS, link_away, r"^weights/target.safetensors: is a symbolic link"),
+    ("models/more", lambda path: path.symlink_to(path.parent / "log_mel"), r"^models/more: is a symbolic link"),
     ("models/pipe", lambda path: os.mkfifo(path), r"^models/pipe: is not a plain file"),
 ]
 

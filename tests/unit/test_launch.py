@@ -11,7 +11,6 @@ import pytest
 from transcriber_repository.errors import EXIT_CODES, Reason
 from transcriber_repository.launch import (
     LaunchError,
-    UTILS_FILE,
     Listen,
     Secrets,
     Server,
@@ -25,6 +24,7 @@ from transcriber_repository.launch import (
 
 SERVER = Server(Path("/triton/bin/tritonserver"), Path("/triton/backends"), (Path("/python/lib"), Path("/wheel/libs")))
 WORDS = Secrets("key", "prefix")
+BASE = Path(sys.base_exec_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def flags(listen: Listen = Listen()) -> dict[str, str]:  # noqa: B008
@@ -74,6 +74,12 @@ def test_environment_lets_the_models_import_and_keeps_bytecode_out_of_the_reposi
     assert environment["HOME"] == "/home"
 
 
+def test_environment_puts_the_interpreter_of_the_models_first_on_path() -> None:
+    wheel = Server(SERVER.executable, SERVER.backends_dir, python_dir=Path("/interpreter/bin"))
+    assert command(wheel, Path("/r"), Listen(), WORDS, {"PATH": "/usr/bin"}, [])[1]["PATH"] == "/interpreter/bin:/usr/bin"
+    assert command(SERVER, Path("/r"), Listen(), WORDS, {"PATH": "/usr/bin"}, [])[1]["PATH"] == "/usr/bin"
+
+
 def test_environment_leaves_the_libraries_of_an_image_alone() -> None:
     image = Server(SERVER.executable, SERVER.backends_dir)
     assert command(image, Path("/r"), Listen(), WORDS, {"LD_LIBRARY_PATH": "/own"}, [])[1]["LD_LIBRARY_PATH"] == "/own"
@@ -99,7 +105,6 @@ def parts(tmp_path: Path) -> tuple[Path, Path]:
     backend.mkdir()
     stub.mkdir()
     (backend / "libtriton_python.so").write_text("library")
-    (backend / UTILS_FILE).write_text("TRITON = 1\n")
     (stub / "triton_python_backend_stub").write_text("stub")
     (stub / "triton_python_backend_stub").chmod(0o755)
     return backend, stub
@@ -107,10 +112,9 @@ def parts(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_backends_hold_the_backend_and_an_executable_stub(parts: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "cache" / "backends"
-    assemble_backends(*parts, target)
+    assemble_backends(*parts, BASE, target)
     assert {path.name for path in (target / "python").iterdir()} == {
         "libtriton_python.so",
-        UTILS_FILE,
         "triton_python_backend_stub",
     }
     assert os.access(target / "python" / "triton_python_backend_stub", os.X_OK)
@@ -120,12 +124,16 @@ def test_backends_hold_the_backend_and_an_executable_stub(parts: tuple[Path, Pat
 def test_the_isolated_interpreter_of_the_wheel_gets_the_import_path_and_writes_no_bytecode(
     parts: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    assemble_backends(*parts, tmp_path / "backends")
+    assemble_backends(*parts, BASE, tmp_path / "backends")
     (tmp_path / "own.py").write_text("WORD = 'own'\n")
-    folder = str(tmp_path / "backends" / "python")
-    program = f"import sys; sys.path.append({folder!r}); import triton_python_backend_utils, own; print(own.WORD)"
     environment = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-I", "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [tmp_path / "backends" / "interpreter" / "bin" / "python3", "-I", "-c", "import own; print(own.WORD)"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.stdout, done.stderr) == ("own\n", "")
     assert not (tmp_path / "__pycache__").exists()
 
@@ -136,7 +144,7 @@ def test_backends_assembled_by_many_at_once_are_whole_for_each(parts: tuple[Path
 
     def start() -> None:
         barrier.wait()
-        assemble_backends(*parts, target)
+        assemble_backends(*parts, BASE, target)
         counts.append(len(list((target / "python").iterdir())))
 
     threads = [threading.Thread(target=start) for _ in range(8)]
@@ -144,14 +152,14 @@ def test_backends_assembled_by_many_at_once_are_whole_for_each(parts: tuple[Path
         thread.start()
     for thread in threads:
         thread.join()
-    assert counts == [3] * 8
+    assert counts == [2] * 8
     assert [path.name for path in target.parent.iterdir()] == ["backends"]
 
 
 def test_backends_that_fail_half_way_leave_nothing_that_looks_whole(parts: tuple[Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "cache" / "backends"
     with pytest.raises(OSError):
-        assemble_backends(parts[0], tmp_path / "absent", target)
+        assemble_backends(parts[0], tmp_path / "absent", BASE, target)
     assert list(target.parent.iterdir()) == []
 
 

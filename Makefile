@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup demo test lint crds format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
+demo: setup ## Serve whisper-base on a real Triton here and transcribe a recording
+	$(BIN)/python examples/models/assemble.py
+	$(BIN)/python examples/demo.py
+
 test: setup ## Run every test that this machine can run
 	$(BIN)/python -m pytest
 
@@ -27,6 +31,10 @@ lint: setup ## Format, style, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m transcriber_api.schema --check
+
+crds: setup ## Write the CRD and docs/api.md from the models
+	$(BIN)/python -m transcriber_api.schema
 
 format: setup ## Format the code
 	$(BIN)/ruff format .

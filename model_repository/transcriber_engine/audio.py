@@ -6,6 +6,7 @@ slows the decoder and nothing piles up.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +24,9 @@ SAMPLE_RATE_HZ: Final = 16_000
 BLOCK_SAMPLES: Final = SAMPLE_RATE_HZ
 MAX_AMPLITUDE: Final = 16.0  # 24 dB above full scale: more is not audio but a wrong scale, such as 16-bit integers cast to float
 IDLE_SECONDS: Final = 60.0  # a decoder that gives nothing for so long hangs
+
+# `audio_decoder.Exit`, which is not imported: it would bring FFmpeg into this process.
+EXIT_DONE, EXIT_REFUSED, EXIT_DAMAGED, EXIT_OUT_OF_MEMORY = 0, 3, 4, 5
 
 Samples = NDArray[np.float32]
 
@@ -54,11 +58,15 @@ def check_pcm(samples: NDArray[np.generic], limits: AudioLimits) -> Samples:
         raise RequestError("PCM", "is empty")
     if samples.shape[0] > limits.max_samples:
         raise too_long("PCM", limits)
-    if not bool(np.isfinite(samples).all()):
-        raise RequestError("PCM", "holds NaN or infinite samples")
-    if float(np.abs(samples).max()) > MAX_AMPLITUDE:
-        raise RequestError("PCM", f"holds samples beyond ±{MAX_AMPLITUDE:g}; full scale is ±1.0")
+    _check_values("PCM", samples)
     return samples.astype(np.float32, copy=False)
+
+
+def _check_values(name: str, samples: NDArray[np.generic]) -> None:
+    if not bool(np.isfinite(samples).all()):
+        raise RequestError(name, "holds NaN or infinite samples")
+    if float(np.abs(samples).max()) > MAX_AMPLITUDE:
+        raise RequestError(name, f"holds samples beyond ±{MAX_AMPLITUDE:g}; full scale is ±1.0")
 
 
 @dataclass
@@ -84,6 +92,7 @@ class DecodedAudio:
                 samples += block.shape[0]
                 if samples > self.limits.max_samples:
                     raise too_long("AUDIO", self.limits)
+                _check_values("AUDIO", block)  # files of floats can hold anything
                 yield block
         finally:
             timer.stop()
@@ -99,13 +108,19 @@ class DecodedAudio:
     def _conclude(self, samples: int, status: int, message: str, *, timed_out: bool) -> None:
         reason = message.splitlines()[-1] if message else ""
         if timed_out:
-            reason = f"the decoder gave nothing for {IDLE_SECONDS:.0f} s"
-        elif status < 0 and not reason:
-            reason = "the decoder ran out of memory or time, or broke on this input"
-        if samples == 0:
+            raise RequestError("AUDIO", f"the decoder gave nothing for {IDLE_SECONDS:.0f} s; convert the recording to flac")
+        if status < 0:
+            # Part of the text would look like all of it, so there is none.
+            ended = f"the decoder was ended by {signal.Signals(-status).name} after {samples / SAMPLE_RATE_HZ:.1f} s of audio"
+            raise RequestError("AUDIO", f"{ended}; send it again, or convert it to flac", Refusal.RESOURCE_EXHAUSTED)
+        if status == EXIT_OUT_OF_MEMORY:
+            raise RequestError("AUDIO", reason, Refusal.RESOURCE_EXHAUSTED)
+        if status not in (EXIT_DONE, EXIT_REFUSED, EXIT_DAMAGED):
+            raise RuntimeError(f"the audio decoder failed with status {status}: {reason}")
+        if samples == 0 or status == EXIT_REFUSED:
             raise RequestError("AUDIO", reason or "holds no audio samples")
         if reason:
-            self.warnings.append(f"AUDIO: decoded {samples / SAMPLE_RATE_HZ:.1f} s, then: {reason}")
+            self.warnings.append(f"AUDIO: decoded {samples / SAMPLE_RATE_HZ:.1f} s; {reason}")
 
 
 def decode(data: bytes, limits: AudioLimits) -> DecodedAudio:
@@ -145,11 +160,12 @@ def _start(data: bytes) -> subprocess.Popen[bytes]:
         # Inside Triton's embedded interpreter sys.executable is not Python: the launcher says which one to use.
         python = os.environ.get("TRANSCRIBER_PYTHON") or sys.executable
         return subprocess.Popen(
-            [python, "-m", "transcriber_engine.audio_decoder"],
+            [python, "-P", "-m", "transcriber_engine.audio_decoder"],
             stdin=memory,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ.get("PATH", "")},
+            start_new_session=True,  # Ctrl-C is for the server, which ends its decoders itself
         )
     finally:
         os.close(memory)

@@ -75,6 +75,7 @@ class WindowCutter:
     _speech_start: int | None = None  # of the speech going on
     _speech_end: int | None = None  # of the last speech in this window
     _last_voiced: int = 0
+    _is_rest: bool = False  # the speech going on is what a cut left over, so it is no click however short
     _emitted_end: int = 0
     _count: int = 0
 
@@ -123,8 +124,8 @@ class WindowCutter:
 
     def _end_speech(self, end: int) -> None:
         assert self._speech_start is not None
-        is_click = end - self._speech_start < MIN_SPEECH_SAMPLES
-        self._speech_start = None
+        is_click = end - self._speech_start < (1 if self._is_rest else MIN_SPEECH_SAMPLES)
+        self._speech_start, self._is_rest = None, False
         if not is_click:
             self._speech_end = end
         elif self._speech_end is None:
@@ -147,6 +148,7 @@ class WindowCutter:
         quietest = self._quietest(now - self.limit_samples // 3, now)
         window = self._emit(quietest)
         self._window_start = self._speech_start = quietest
+        self._is_rest = True
         return window
 
     def _quietest(self, start: int, end: int) -> int:

@@ -60,4 +60,4 @@ def log_mel(window: NDArray[np.float32], mel_bins: int) -> NDArray[np.float32]:
     power = np.abs(np.fft.rfft(frames * hann, axis=-1)) ** 2
     decades = np.log10(np.maximum(mel_filters(mel_bins) @ power.T, 1e-10))
     decades = np.maximum(decades, decades.max() - 8.0)
-    return ((decades + 4.0) / 4.0).astype(np.float32)
+    return np.asarray((decades + 4.0) / 4.0, dtype=np.float32)

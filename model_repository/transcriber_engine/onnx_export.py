@@ -1,4 +1,4 @@
-"""Exports the encoder to ONNX, for Triton's onnxruntime and TensorRT backends: `python -m transcriber_engine.onnx_export --help`."""
+"""Exports the encoder to ONNX, for Triton's onnxruntime and TensorRT backends."""
 
 import argparse
 import os

@@ -1,5 +1,6 @@
 """What a caller gets: a transcript with true times, and its forms as text and subtitles."""
 
+import html
 import zlib
 from datetime import timedelta
 from typing import Annotated
@@ -89,21 +90,23 @@ def to_text(transcript: Transcript) -> str:
 
 def to_srt(transcript: Transcript) -> str:
     """Return SubRip subtitles."""
-    cues = (
-        f"{number}\n{_clock(s.start_seconds, ',')} --> {_clock(s.end_seconds, ',')}\n{_cue(s.text)}\n"
-        for number, s in enumerate(transcript.segments, start=1)
-    )
+    cues = (f"{number}\n{_times(s, ',')}\n{_cue(s.text)}\n" for number, s in enumerate(transcript.segments, start=1))
     return "\n".join(cues)
 
 
 def to_vtt(transcript: Transcript) -> str:
     """Return WebVTT subtitles."""
-    cues = (f"{_clock(s.start_seconds, '.')} --> {_clock(s.end_seconds, '.')}\n{_cue(s.text)}\n" for s in transcript.segments)
+    cues = (f"{_times(s, '.')}\n{html.escape(_cue(s.text), quote=False)}\n" for s in transcript.segments)
     return "\n".join(["WEBVTT\n", *cues])
 
 
 def _cue(text: str) -> str:
     return " ".join(text.split()).replace("-->", "→")  # an arrow or an empty line would end the cue
+
+
+def _times(segment: Segment, point: str) -> str:
+    end_seconds = max(segment.end_seconds, segment.start_seconds + 0.001)  # a cue without length is not valid
+    return f"{_clock(segment.start_seconds, point)} --> {_clock(end_seconds, point)}"
 
 
 def _clock(seconds: float, point: str) -> str:

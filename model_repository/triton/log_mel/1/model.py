@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from transcriber_engine import triton_io
 from transcriber_engine.audio import AudioLimits, check_pcm
 from transcriber_engine.mel import WINDOW_SECONDS, log_mel
 from transcriber_engine.model_config import ModelConfig
+from transcriber_triton import protocol
 
 
 class TritonPythonModel:
@@ -13,7 +13,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the number of mel bins."""
-        self.mel_bins = ModelConfig.read(triton_io.repository_dir(args) / "weights").num_mel_bins
+        self.mel_bins = ModelConfig.read(protocol.repository_dir(args) / "weights").num_mel_bins
         self.limits = AudioLimits(max_bytes=1 << 30, max_seconds=WINDOW_SECONDS)
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -22,7 +22,7 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         try:
-            samples = check_pcm(triton_io.array(request, "PCM"), self.limits)
-            return triton_io.response(MEL=log_mel(samples, self.mel_bins))
+            samples = check_pcm(protocol.array(request, "PCM"), self.limits)
+            return protocol.response(MEL=log_mel(samples, self.mel_bins))
         except Exception as error:
-            return triton_io.error_response(error)
+            return protocol.error_response(error)

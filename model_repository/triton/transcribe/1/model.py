@@ -11,13 +11,13 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from transcriber_engine import triton_io
 from transcriber_engine.audio import SAMPLE_RATE_HZ, AudioLimits, DecodedAudio, Samples, check_pcm, decode
 from transcriber_engine.errors import Refusal, RequestError
 from transcriber_engine.longform import Window
 from transcriber_engine.result import WindowResult
 from transcriber_engine.settings import Options
 from transcriber_engine.transcription import RequestCancelledError, transcribe, window_cutter
+from transcriber_triton import protocol
 
 REQUESTS_AT_ONCE = 64
 WINDOW_CALLS_AT_ONCE = 24  # Triton's Python backend serves at most 32 such calls per model at once
@@ -29,7 +29,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start the workers and the metrics."""
-        self.settings = triton_io.settings(args)
+        self.settings = protocol.settings(args)
         self.limits = AudioLimits(self.settings.max_audio_bytes, self.settings.max_audio_seconds)
         self.requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="request")
         self.windows = ThreadPoolExecutor(WINDOW_CALLS_AT_ONCE, thread_name_prefix="window")
@@ -40,8 +40,8 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                options = triton_io.options(request)
-                audio, pcm = triton_io.one_string(request, "AUDIO"), triton_io.array(request, "PCM")
+                options = protocol.options(request)
+                audio, pcm = protocol.one_string(request, "AUDIO"), protocol.array(request, "PCM")
                 if (audio is None) == (pcm is None):
                     raise RequestError("AUDIO", "send exactly one of AUDIO (bytes of a file) and PCM (float32, mono, 16 kHz)")
                 source = check_pcm(pcm, self.limits) if pcm is not None else decode(audio, self.limits)
@@ -49,7 +49,7 @@ class TritonPythonModel:
                     most = f"{self.settings.max_queued_audio_seconds} s (spec.runtime.maxQueuedAudioSeconds)"
                     raise RequestError("AUDIO", f"{most} of audio wait already; try again later", Refusal.RESOURCE_EXHAUSTED)
             except Exception as error:
-                triton_io.answer(sender, triton_io.error_response(error))
+                protocol.answer(sender, protocol.error_response(error))
                 continue
             self.requests.submit(self._serve, source, options, sender)
         return [None] * len(requests)
@@ -73,16 +73,16 @@ class TritonPythonModel:
             )
             if isinstance(source, DecodedAudio):
                 transcript = transcript.model_copy(update={"warnings": tuple(source.warnings)})
-            reply = triton_io.response(RESULT=triton_io.string(transcript.model_dump_json()))
+            reply = protocol.response(RESULT=protocol.string(transcript.model_dump_json()))
         except RequestCancelledError:
             reply = pb_utils.InferenceResponse(
                 error=pb_utils.TritonError("cancelled by the caller", pb_utils.TritonError.CANCELLED)
             )
         except Exception as error:
-            reply = triton_io.error_response(error)
+            reply = protocol.error_response(error)
         finally:
             account.close()
-        triton_io.answer(sender, reply)
+        protocol.answer(sender, reply)
 
     def _decode_window(self, window: Window, options: Options) -> Future[WindowResult]:
         return self.windows.submit(call_whisper, window, options)
@@ -95,7 +95,7 @@ def call_whisper(window: Window, options: Options) -> WindowResult:
         requested_output_names=["RESULT"],
         inputs=[
             pb_utils.Tensor("PCM", window.samples),
-            pb_utils.Tensor("OPTIONS", triton_io.string(options.model_dump_json(exclude_none=True))),
+            pb_utils.Tensor("OPTIONS", protocol.string(options.model_dump_json(exclude_none=True))),
         ],
     )
     response = request.exec()

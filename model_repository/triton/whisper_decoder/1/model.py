@@ -12,11 +12,11 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from transcriber_engine import triton_io
 from transcriber_engine.scheduler import Job, Scheduler, WindowRequest, WindowTokens
 from transcriber_engine.settings import Options
 from transcriber_engine.weights import load_decoders
 from transcriber_engine.window import window_result
+from transcriber_triton import protocol
 
 WAIT_SECONDS = 0.1  # how often a wait looks whether the model is being unloaded
 WINDOW_SECONDS = 30.0
@@ -36,8 +36,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the pair, measure it, start the engine's thread."""
-        self.settings = triton_io.settings(args)
-        weights = triton_io.repository_dir(args) / "weights"
+        self.settings = protocol.settings(args)
+        weights = protocol.repository_dir(args) / "weights"
         pair = load_decoders(weights, self.settings.precision, self.settings.device, with_draft=self.settings.draft == "model")
         self.tokenizer = pair.tokenizer
         self.scheduler = Scheduler(pair, self.settings.slots, self.settings.draft, self.settings.max_draft_tokens)
@@ -55,7 +55,7 @@ class TritonPythonModel:
             try:
                 self._admit(request, sender)
             except Exception as error:
-                triton_io.answer(sender, triton_io.error_response(error))
+                protocol.answer(sender, protocol.error_response(error))
         return [None] * len(requests)
 
     def finalize(self) -> None:
@@ -64,8 +64,8 @@ class TritonPythonModel:
         self.thread.join()
 
     def _admit(self, request: Any, sender: Any) -> None:
-        options = triton_io.options(request)
-        hidden = torch.from_numpy(triton_io.array(request, "HIDDEN"))
+        options = protocol.options(request)
+        hidden = torch.from_numpy(protocol.array(request, "HIDDEN"))
         while not self.scheduler.wait_for_room(WAIT_SECONDS):
             if request.is_cancelled():
                 break  # the engine drops it, and says so
@@ -91,10 +91,10 @@ class TritonPythonModel:
             if isinstance(outcome, WindowTokens):
                 result = window_result(outcome, self.tokenizer, WINDOW_SECONDS)
                 tokens = np.array(outcome.tokens, dtype=np.int32)
-                answer = triton_io.response(TOKENS=tokens, RESULT=triton_io.string(result.model_dump_json()))
+                answer = protocol.response(TOKENS=tokens, RESULT=protocol.string(result.model_dump_json()))
             else:
-                answer = triton_io.error_response(outcome)
-            triton_io.answer(sender, answer)
+                answer = protocol.error_response(outcome)
+            protocol.answer(sender, answer)
 
         return reply
 

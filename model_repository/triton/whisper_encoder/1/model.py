@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from transcriber_engine import triton_io
 from transcriber_engine.weights import load_encoder
+from transcriber_triton import protocol
 
 
 class TritonPythonModel:
@@ -13,9 +13,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the encoder."""
-        settings = triton_io.settings(args)
+        settings = protocol.settings(args)
         self.device = torch.device(settings.device)
-        self.encoder = load_encoder(triton_io.repository_dir(args) / "weights", settings.precision, settings.device)
+        self.encoder = load_encoder(protocol.repository_dir(args) / "weights", settings.precision, settings.device)
         self.dtype = self.encoder.conv1.weight.dtype
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -25,8 +25,8 @@ class TritonPythonModel:
     @torch.inference_mode()
     def _answer(self, request: Any) -> Any:
         try:
-            mel = torch.from_numpy(triton_io.array(request, "MEL")).to(self.device, self.dtype)
+            mel = torch.from_numpy(protocol.array(request, "MEL")).to(self.device, self.dtype)
             hidden = self.encoder(mel[None])[0]
-            return triton_io.response(HIDDEN=hidden.float().cpu().numpy())
+            return protocol.response(HIDDEN=hidden.float().cpu().numpy())
         except Exception as error:
-            return triton_io.error_response(error)
+            return protocol.error_response(error)

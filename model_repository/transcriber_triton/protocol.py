@@ -1,6 +1,6 @@
 """What every Triton model of a repository shares: its settings, its inputs, and errors that answer one request.
 
-Imported inside Triton's Python backend alone, which provides `triton_python_backend_utils`.
+Imported inside Triton alone, whose Python backend provides `triton_python_backend_utils`.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from transcriber_engine.errors import Refusal, RequestError
 from transcriber_engine.settings import EngineSettings, Options
+
 
 def repository_dir(args: dict[str, str]) -> Path:
     """Return the published repository that a model folder `models/NAME` belongs to."""

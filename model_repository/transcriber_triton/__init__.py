@@ -1,0 +1,1 @@
+"""What the Triton models of a repository share; imported inside Triton's Python backend alone."""

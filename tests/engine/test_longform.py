@@ -1,0 +1,185 @@
+import json
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.recordings import CLIPS, tone
+from transcriber_engine.audio import SAMPLE_RATE_HZ, AudioLimits, decode
+from transcriber_engine.longform import (
+    MAX_GAP_SAMPLES,
+    MIN_SPEECH_SAMPLES,
+    PAD_SAMPLES,
+    EverythingIsSpeech,
+    Window,
+    WindowCutter,
+    cut,
+    stitch,
+)
+from transcriber_engine.result import Segment
+from transcriber_engine.vad import FRAME_SAMPLES
+
+LIMIT = 5 * SAMPLE_RATE_HZ
+
+
+class LoudIsSpeech:
+    """A detector whose answer can be read off the samples: their level is the probability."""
+
+    def probabilities(self, frames):
+        return frames.reshape(-1, FRAME_SAMPLES).max(axis=1)
+
+
+def audio_of(runs: list[tuple[float, int]], rest: int = 0) -> np.ndarray:
+    """Build audio from runs of (level, frames), and `rest` samples more of the last level."""
+    levels = np.concatenate([np.full(frames * FRAME_SAMPLES, level, np.float32) for level, frames in runs])
+    return np.concatenate([levels, np.full(rest, runs[-1][0], np.float32)])
+
+
+def windows_of(samples: np.ndarray, block: int, limit: int = LIMIT, detector: object = None) -> list[Window]:
+    blocks = (samples[start : start + block] for start in range(0, samples.shape[0], block))
+    return list(cut(blocks, WindowCutter(limit, detector or LoudIsSpeech())))
+
+
+RUNS = st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.9]), st.integers(1, 180)), min_size=1, max_size=14)
+
+
+@settings(max_examples=300, deadline=None)
+@given(RUNS, st.integers(0, FRAME_SAMPLES - 1), st.sampled_from([LIMIT, 7 * SAMPLE_RATE_HZ, 30 * SAMPLE_RATE_HZ]))
+def test_windows_of_any_audio_are_in_order_apart_and_within_the_limit(runs, rest, limit):
+    samples = audio_of(runs, rest)
+    windows = windows_of(samples, 16_000, limit)
+    assert [window.index for window in windows] == list(range(len(windows)))
+    for window in windows:
+        assert 0 < window.samples.shape[0] <= limit
+        end = window.start_sample + window.samples.shape[0]
+        assert np.array_equal(window.samples, samples[window.start_sample : end])
+    for before, after in pairwise(windows):
+        assert before.start_sample + before.samples.shape[0] <= after.start_sample
+
+
+@settings(max_examples=300, deadline=None)
+@given(RUNS, st.integers(0, FRAME_SAMPLES - 1))
+def test_speech_longer_than_a_click_is_in_a_window_to_the_last_sample(runs, rest):
+    samples = audio_of(runs, rest)
+    covered = np.zeros(samples.shape[0], bool)
+    for window in windows_of(samples, 16_000):
+        covered[window.start_sample : window.start_sample + window.samples.shape[0]] = True
+    start = 0
+    for level, frames in runs:
+        end = start + frames * FRAME_SAMPLES
+        if level >= 0.5 and frames >= 4:
+            assert covered[start:end].all()
+        start = end
+
+
+@settings(max_examples=60, deadline=None)
+@given(RUNS, st.integers(0, FRAME_SAMPLES - 1), st.integers(200, 40_000))
+def test_windows_are_the_same_whatever_the_size_of_the_blocks(runs, rest, block):
+    samples = audio_of(runs, rest)
+    one, other = windows_of(samples, samples.shape[0]), windows_of(samples, block)
+    assert [(w.start_sample, w.samples.shape[0]) for w in one] == [(w.start_sample, w.samples.shape[0]) for w in other]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(MIN_SPEECH_SAMPLES, 2_000_000), st.sampled_from([LIMIT, 30 * SAMPLE_RATE_HZ]))
+def test_windows_without_detection_when_joined_are_the_whole_audio(count, limit):
+    samples = np.random.default_rng(count).standard_normal(count).astype(np.float32)
+    windows = windows_of(samples, 16_000, limit, EverythingIsSpeech())
+    assert np.array_equal(np.concatenate([w.samples for w in windows]), samples)
+
+
+def test_silence_gives_no_windows():
+    assert windows_of(np.zeros(60 * SAMPLE_RATE_HZ, np.float32), 16_000) == []
+    assert windows_of(np.zeros(60 * SAMPLE_RATE_HZ, np.float32), 16_000, detector=WindowCutter(LIMIT).detector) == []
+
+
+def test_a_click_gives_no_window():
+    assert windows_of(audio_of([(0.0, 60), (0.9, 2), (0.0, 60)]), 16_000) == []
+
+
+def test_speech_between_pauses_shares_a_window_while_it_fits_and_keeps_its_pads():
+    samples = audio_of([(0.0, 40), (0.9, 40), (0.0, 15), (0.9, 40), (0.0, 200), (0.9, 30)])
+    first, second = windows_of(samples, 16_000)
+    assert first.start_sample == 40 * FRAME_SAMPLES - PAD_SAMPLES
+    assert first.samples.shape[0] == 95 * FRAME_SAMPLES + 2 * PAD_SAMPLES
+    assert second.start_sample == 335 * FRAME_SAMPLES - PAD_SAMPLES
+    assert second.start_sample + second.samples.shape[0] == samples.shape[0]
+
+
+def test_speech_without_a_pause_is_cut_at_its_quietest_frame_in_the_last_third():
+    samples = audio_of([(0.9, 20), (0.4, 1), (0.9, 109), (0.6, 1), (0.9, 100)])
+    first, second = windows_of(samples, 16_000)
+    assert first.samples.shape[0] == second.start_sample == 130 * FRAME_SAMPLES
+    assert second.samples.shape[0] == 101 * FRAME_SAMPLES
+
+
+def test_last_moment_of_speech_that_a_cut_left_over_is_kept_however_short():
+    runs = [(0.9, 154), (0.6, 1), (0.9, 2), (0.0, 100)]
+    first, rest = windows_of(audio_of(runs), 16_000)
+    assert first.samples.shape[0] == rest.start_sample == 154 * FRAME_SAMPLES
+    assert rest.samples.shape[0] >= 3 * FRAME_SAMPLES
+
+
+def test_without_detection_a_cut_falls_into_the_quietest_moment():
+    samples = tone(8.0)
+    samples[65_000:66_500] = 0
+    first, _ = windows_of(samples, 16_000, detector=EverythingIsSpeech())
+    assert 65_000 <= first.samples.shape[0] < 66_500
+
+
+def test_memory_stays_within_about_two_windows_on_any_length():
+    cutter = WindowCutter(LIMIT, LoudIsSpeech())
+    block = audio_of([(0.9, 60), (0.0, 4)])
+    most = 0
+    for _ in range(300):
+        list(cutter.add(block))
+        most = max(most, cutter._buffer.shape[0])
+    assert most <= 2 * LIMIT + MAX_GAP_SAMPLES
+
+
+def test_real_reading_is_cut_into_windows_that_hold_all_of_its_speech():
+    data = (CLIPS / "en-two-cities.flac").read_bytes()
+    source = decode(data, AudioLimits(1 << 24, 60))
+    samples = np.concatenate(list(source.blocks()))
+    windows = list(cut([samples], WindowCutter(30 * SAMPLE_RATE_HZ)))
+    assert len(windows) == 2
+    assert sum(window.seconds for window in windows) > 40
+    words = json.loads((CLIPS / "transcripts.json").read_text(encoding="utf-8"))["en-two-cities.flac"]["text"].split()
+    assert len(words) / sum(window.seconds for window in windows) < 4  # words a second: none was squeezed out
+
+
+def segment(start: float, end: float) -> Segment:
+    return Segment(
+        id=0,
+        start_seconds=start,
+        end_seconds=end,
+        text=" a",
+        tokens=(1,),
+        avg_logprob=-0.1,
+        no_speech_prob=0.0,
+        compression_ratio=1.0,
+    )
+
+
+@given(st.lists(st.lists(st.floats(0, 30), max_size=8), min_size=1, max_size=5))
+def test_stitched_segments_have_times_that_never_run_back_and_numbers_that_count(windows):
+    quiet = np.zeros(30 * SAMPLE_RATE_HZ, np.float32)
+    parts = [
+        (Window(index, index * 30 * SAMPLE_RATE_HZ, quiet), [segment(*times) for times in pairwise(sorted(found))])
+        for index, found in enumerate(windows)
+    ]
+    segments = stitch(parts)
+    assert [s.id for s in segments] == list(range(len(segments)))
+    assert len(segments) == sum(max(len(found) - 1, 0) for found in windows)
+    for s in segments:
+        assert s.start_seconds <= s.end_seconds <= 30 * len(windows)
+    for before, after in pairwise(segments):
+        assert before.start_seconds <= after.start_seconds
+        assert before.end_seconds <= after.end_seconds
+
+
+def test_stitched_segment_lies_where_its_window_lies():
+    window = Window(0, 8 * SAMPLE_RATE_HZ, np.zeros(3 * SAMPLE_RATE_HZ, np.float32))
+    [moved] = stitch([(window, [segment(0.5, 2.25)])])
+    assert (moved.start_seconds, moved.end_seconds) == (8.5, 10.25)

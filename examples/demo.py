@@ -35,7 +35,7 @@ SECONDS_TO_STOP = 60
 
 def main() -> int:
     """Serve, transcribe once, stop; returns the exit code."""
-    with subprocess.Popen(SERVE, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(SERVE, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
             endpoint = wait_for_endpoint(server)
             if endpoint is None:

@@ -9,18 +9,18 @@ import torch
 
 from transcriber_engine.mel import FRAMES
 from transcriber_engine.model_config import ModelConfig
-from transcriber_engine.weights import DTYPES, load_encoder
+from transcriber_engine.weights import load_encoder
 
 OPSET = 18
 
 
-def export_encoder(weights_dir: Path, file: Path, precision: str = "float32") -> None:
-    """Write the encoder of a weights folder as one ONNX file: MEL [batch, mel_bins, 3000] -> HIDDEN [batch, 1500, d_model].
+def export_encoder(weights_dir: Path, file: Path) -> None:
+    """Write the encoder of a weights folder as one ONNX file in float32: MEL [batch, mel_bins, 3000] -> HIDDEN [batch, 1500, d_model].
 
     The file is checked by onnx and appears whole or not at all. Raises FileNotFoundError where weights are missing.
     """
-    encoder = load_encoder(weights_dir, precision, "cpu")
-    mel = torch.zeros(2, ModelConfig.read(weights_dir).num_mel_bins, FRAMES, dtype=DTYPES[precision])
+    encoder = load_encoder(weights_dir, "float32", "cpu")
+    mel = torch.zeros(2, ModelConfig.read(weights_dir).num_mel_bins, FRAMES)
     unfinished = file.with_name(f".{file.name}.unfinished")
     program = torch.onnx.export(
         encoder,
@@ -43,9 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m transcriber_engine.onnx_export", description=__doc__)
     parser.add_argument("weights", type=Path, help="weights folder of a published repository")
     parser.add_argument("file", type=Path, help="the ONNX file to write, e.g. encoder.onnx")
-    parser.add_argument("--precision", choices=["float32", "float16"], default="float32")
     arguments = parser.parse_args()
-    export_encoder(arguments.weights, arguments.file, arguments.precision)
+    export_encoder(arguments.weights, arguments.file)
 
 
 if __name__ == "__main__":

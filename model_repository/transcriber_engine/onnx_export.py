@@ -15,7 +15,7 @@ OPSET = 18
 
 
 def export_encoder(weights_dir: Path, file: Path) -> None:
-    """Write the encoder of a weights folder as one ONNX file in float32: MEL [batch, mel_bins, 3000] -> HIDDEN [batch, 1500, d_model].
+    """Write the encoder of a weights folder as one ONNX file in float32: MEL [batch, mel_bins, 3000] -> HIDDEN [batch, 1500, d].
 
     The file is checked by onnx and appears whole or not at all. Raises FileNotFoundError where weights are missing.
     """

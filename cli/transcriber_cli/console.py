@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from transcriber_api.loading import SpecError
-from transcriber_repository.errors import BuildError
+from transcriber_repository.errors import RepositoryError
 from transcriber_repository.progress import LogLines, Reporter
 from transcriber_repository.progress import Progress as BuildProgress
 
@@ -47,7 +47,7 @@ def expected_errors() -> Iterator[None]:
     """Turn expected errors into a line or two and exit code 1; Ctrl-C into exit code 130."""
     try:
         yield
-    except (CommandError, SpecError, BuildError) as error:
+    except (CommandError, SpecError, RepositoryError) as error:
         show_error(str(error))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

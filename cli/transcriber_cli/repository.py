@@ -32,7 +32,7 @@ def repositories_root(root: Path | None) -> Path:
 
 
 def build_repository(file: Path, root: Path, volumes: dict[str, Path]) -> Path:
-    """Build what a file asks for, with progress on stderr; raises SpecError and BuildError."""
+    """Build what a file asks for, with progress on stderr; raises SpecError and RepositoryError."""
     hosts = frozenset(host.strip() for host in os.environ.get(HOSTS_VARIABLE, "").split(",") if host.strip())
     spec = load(file).spec
     with build_progress() as report:

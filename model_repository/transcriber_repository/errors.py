@@ -20,11 +20,7 @@ class Reason(StrEnum):
 EXIT_CODES: Final = {reason: code for code, reason in enumerate(Reason, start=3)}
 
 
-class BuildError(Exception):
-    """A repository cannot be built or is not what it claims to be; the message names the file or field at fault."""
-
-
-class RepositoryError(BuildError):
+class RepositoryError(Exception):
     """A build or a check that ended, with its reason; `subject` is the spec field or the file at fault, as people find it."""
 
     def __init__(self, reason: Reason, subject: str, message: str) -> None:

@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint crds format lock clean
+.PHONY: help setup demo demo-cluster cluster control-plane test lint crds format lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv from the hashed lock
 
@@ -22,6 +22,17 @@ $(READY): requirements.lock pyproject.toml
 demo: setup ## Serve whisper-base on a real Triton here and transcribe a recording
 	$(BIN)/python examples/models/assemble.py
 	$(BIN)/python examples/demo.py
+
+control-plane: setup ## Build the Kubernetes control plane that tests and cluster demos start (Go; minutes, once)
+	$(BIN)/python -m tests.rig.binaries
+
+cluster: control-plane ## Start a local control plane with the operator, to use with kubectl until Ctrl-C
+	$(BIN)/python examples/models/assemble.py
+	$(BIN)/python -m tests.rig.cluster
+
+demo-cluster: control-plane ## The whole story on it: apply, watch, transcribe, change the draft, delete
+	$(BIN)/python examples/models/assemble.py
+	$(BIN)/python -m tests.rig.story
 
 test: setup ## Run every test that this machine can run
 	$(BIN)/python -m pytest

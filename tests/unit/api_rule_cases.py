@@ -225,11 +225,11 @@ def patched(spec_patch: dict[str, Any], name: str = "speech") -> dict[str, Any]:
     """Return BASE under another name and with its spec patched."""
     document = copy.deepcopy(BASE)
     document["metadata"]["name"] = name
-    document["spec"] = _merge(document["spec"], spec_patch)
+    document["spec"] = merged(document["spec"], spec_patch)
     return document
 
 
-def _merge(target: Any, patch: Any) -> Any:
+def merged(target: Any, patch: Any) -> Any:
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
     result = dict(target) if isinstance(target, dict) else {}
@@ -237,5 +237,5 @@ def _merge(target: Any, patch: Any) -> Any:
         if value is None:
             result.pop(key, None)
         else:
-            result[key] = _merge(result.get(key), value)
+            result[key] = merged(result.get(key), value)
     return result

@@ -1,0 +1,177 @@
+"""The arguments of Kubernetes' own parts; pure, but for files that the API server reads."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.rig.binaries import Binaries
+from tests.rig.certificates import Authority, KeyPair
+from tests.rig.processes import LOOPBACK, Program
+
+# Nothing routes there: pods reach the API server by the kubeconfig that they are given.
+SERVICE_RANGE: Final = "10.0.0.0/24"
+SERVICE_ADDRESS: Final = "10.0.0.1"
+ADVERTISED_ADDRESS: Final = "10.255.0.1"
+SERVER_NAMES: Final = (
+    "localhost",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+)
+ADMISSION_PLUGINS: Final = ("NodeRestriction", "PodSecurity")  # beside those that are on by default
+ALWAYS_ALLOWED: Final = "--authorization-always-allow-paths=/healthz,/readyz,/livez,/metrics"
+# Who did what to which object, without bodies: enough to compare with the RBAC that a chart grants.
+AUDIT_METADATA: Final[Mapping[str, Any]] = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a control plane differs from the usual one.
+
+    `audit_policy` turns the audit log on. `pod_security` is the level that every namespace without a label of its own enforces.
+    """
+
+    admission_plugins: tuple[str, ...] = ()
+    audit_policy: Mapping[str, Any] | None = None
+    pod_security: str | None = None
+    api_server_arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where one control plane lives: its folder, its keys and its ports."""
+
+    folder: Path
+    authority: Authority
+    service_account_key: Path
+    serving: KeyPair
+    ports: Mapping[str, int] = field(default_factory=dict)
+
+    def url(self, name: str, path: str = "", scheme: str = "https") -> str:
+        """Return the address of a part."""
+        return f"{scheme}://{LOOPBACK}:{self.ports[name]}{path}"
+
+    @property
+    def audit_log(self) -> Path:
+        """The file of audit events, one in JSON per line."""
+        return self.folder / "audit.log"
+
+
+def etcd(binaries: Binaries, site: Site) -> Program:
+    """Return etcd on one node that never syncs to disk."""
+    client, peer = site.url("etcd", scheme="http"), site.url("etcd-peer", scheme="http")
+    return Program(
+        "etcd",
+        (
+            str(binaries["etcd"]),
+            f"--data-dir={site.folder / 'etcd'}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=n0={peer}",
+            "--name=n0",
+            "--unsafe-no-fsync",
+        ),
+        f"{client}/health",
+    )
+
+
+def api_server(binaries: Binaries, site: Site, options: Options) -> Program:
+    """Return the API server, and write the files that its options need."""
+    arguments = [
+        f"--etcd-servers={site.url('etcd', scheme='http')}",
+        f"--service-cluster-ip-range={SERVICE_RANGE}",
+        "--allow-privileged=true",
+        "--authorization-mode=Node,RBAC",
+        f"--bind-address={LOOPBACK}",
+        f"--secure-port={site.ports['kube-apiserver']}",
+        *_serving(site),
+        f"--client-ca-file={site.authority.certificate}",
+        f"--service-account-issuer={site.url('kube-apiserver', '/')}",
+        f"--service-account-key-file={site.service_account_key}",
+        f"--service-account-signing-key-file={site.service_account_key}",
+        "--endpoint-reconciler-type=none",
+        f"--advertise-address={ADVERTISED_ADDRESS}",
+        f"--cert-dir={site.folder}",
+        f"--enable-admission-plugins={','.join([*ADMISSION_PLUGINS, *options.admission_plugins])}",
+    ]
+    if options.audit_policy is not None:
+        policy = _write(site.folder / "audit-policy.json", options.audit_policy)
+        arguments += [f"--audit-policy-file={policy}", f"--audit-log-path={site.audit_log}"]
+    if options.pod_security is not None:
+        arguments.append(
+            f"--admission-control-config-file={_write(site.folder / 'admission.json', _admission(options.pod_security))}"
+        )
+    argv = (str(binaries["kube-apiserver"]), *arguments, *options.api_server_arguments)
+    return Program("kube-apiserver", argv, site.url("kube-apiserver", "/readyz"))
+
+
+def controller_manager(binaries: Binaries, site: Site, kubeconfig: Path) -> Program:
+    """Return the controllers of the core: Deployments, Jobs, garbage collection, namespaces, ServiceAccounts."""
+    return Program(
+        "kube-controller-manager",
+        (
+            str(binaries["kube-controller-manager"]),
+            f"--kubeconfig={kubeconfig}",
+            f"--root-ca-file={site.authority.certificate}",
+            f"--service-account-private-key-file={site.service_account_key}",
+            "--use-service-account-credentials",
+            f"--bind-address={LOOPBACK}",
+            f"--secure-port={site.ports['kube-controller-manager']}",
+            *_serving(site),
+            "--leader-elect=false",
+            "--kube-api-qps=200",
+            "--kube-api-burst=400",
+            ALWAYS_ALLOWED,
+        ),
+        site.url("kube-controller-manager", "/healthz"),
+    )
+
+
+def scheduler(binaries: Binaries, site: Site, kubeconfig: Path) -> Program:
+    """Return the scheduler."""
+    return Program(
+        "kube-scheduler",
+        (
+            str(binaries["kube-scheduler"]),
+            f"--kubeconfig={kubeconfig}",
+            f"--bind-address={LOOPBACK}",
+            f"--secure-port={site.ports['kube-scheduler']}",
+            *_serving(site),
+            "--leader-elect=false",
+            ALWAYS_ALLOWED,
+        ),
+        site.url("kube-scheduler", "/readyz"),
+    )
+
+
+def _serving(site: Site) -> tuple[str, str]:
+    return f"--tls-cert-file={site.serving.certificate}", f"--tls-private-key-file={site.serving.key}"
+
+
+def _admission(level: str) -> dict[str, Any]:
+    configuration = {
+        "apiVersion": "pod-security.admission.config.k8s.io/v1",
+        "kind": "PodSecurityConfiguration",
+        "defaults": {"enforce": level, "enforce-version": "latest"},
+        "exemptions": {"namespaces": ["kube-system"]},
+    }
+    return {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "AdmissionConfiguration",
+        "plugins": [{"name": "PodSecurity", "configuration": configuration}],
+    }
+
+
+def _write(file: Path, document: Mapping[str, Any]) -> Path:
+    file.write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
+    return file

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-PRIOR_ACCEPTANCE: Final = 0.8
-SMOOTHING: Final = 0.15  # weight of a cycle in a row's running acceptance
-GIVE_UP_BELOW: Final = 0.35  # a row whose drafts fit this seldom decodes alone…
-TRY_AGAIN_CYCLES: Final = 24  # …and is given another chance after so many cycles
+FIRST_GUESS: Final = 0.8  # of acceptance, before anything was drafted
+SMOOTHING: Final = 0.15  # weight of a drafted token in a row's running acceptance…
+EXPECTATION_SMOOTHING: Final = 0.02  # …and in what is expected of the next row
+PROBE_CYCLES: Final = 24  # where drafting does not pay, one token is drafted this often, so that a change is noticed
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Costs:
     verify_base: float
     verify_per_token: float
 
-    def cycle_seconds(self, rows: int, count: int) -> float:
-        """Seconds of a cycle that drafts `count` tokens for each of `rows` rows."""
-        draft = count * (self.draft_base + rows * self.draft_per_row)
-        return draft + self.verify_base + rows * (count + 1) * self.verify_per_token
+    def cycle_seconds(self, drafting: int, resting: int, count: int) -> float:
+        """Seconds of a cycle that drafts `count` tokens for some rows; all rows are verified side by side, at the same width."""
+        draft = count * (self.draft_base + drafting * self.draft_per_row)
+        return draft + self.verify_base + (drafting + resting) * (count + 1) * self.verify_per_token
 
 
 def fit_costs(draft_seconds: dict[int, float], verify_seconds: dict[tuple[int, int], float]) -> Costs:
@@ -45,33 +45,41 @@ def expected_tokens(acceptance: float, count: int) -> float:
     return float((1.0 - acceptance ** (count + 1)) / (1.0 - acceptance))
 
 
-def choose_length(acceptances: Sequence[float], costs: Costs, most: int) -> int:
-    """Return the draft length from 0 to `most` with the most expected tokens a second over all rows."""
+def choose_length(acceptances: Sequence[float], resting: int, costs: Costs, most: int) -> int:
+    """Return the draft length from 0 to `most` that commits most tokens a second, over rows that draft and rows that rest."""
 
     def tokens_per_second(count: int) -> float:
-        return sum(expected_tokens(a, count) for a in acceptances) / costs.cycle_seconds(len(acceptances), count)
+        tokens = sum(expected_tokens(a, count) for a in acceptances) + resting
+        return tokens / costs.cycle_seconds(len(acceptances), resting, count)
 
     return max(range(most + 1), key=lambda count: (tokens_per_second(count), -count))
 
 
+def pays(acceptance: float, rows: int, costs: Costs, most: int) -> bool:
+    """Whether drafting pays in a batch of `rows` rows that all have this acceptance."""
+    return choose_length([acceptance] * rows, 0, costs, most) > 0
+
+
 @dataclass
+class Expectation:
+    """Acceptance that a new row starts from: what rows of its kind were seen to have."""
+
+    rate: float = FIRST_GUESS
+
+    def observe(self, fits: float) -> None:
+        """Take in one drafted token: 1 where it was accepted, 0 where not."""
+        self.rate += EXPECTATION_SMOOTHING * (fits - self.rate)
+
+
 class Acceptance:
-    """Running acceptance of one row, and whether its drafts are worth their cost."""
+    """Running acceptance of one row, which starts where its kind stands and tells its kind what it sees."""
 
-    rate: float = PRIOR_ACCEPTANCE
-    resting_cycles: int = 0
-
-    @property
-    def is_resting(self) -> bool:
-        """Whether the row decodes without drafts for now."""
-        return self.resting_cycles > 0
+    def __init__(self, expectation: Expectation) -> None:
+        self.rate = expectation.rate
+        self._expectation = expectation
 
     def observe(self, accepted: int, offered: int) -> None:
-        """Take in a cycle that accepted some of the offered drafts; only the first refusal says anything."""
-        if not offered:
-            self.resting_cycles = max(self.resting_cycles - 1, 0)
-            return
+        """Take in a cycle that accepted some of the offered drafts; of those refused only the first says anything."""
         for fits in [1.0] * accepted + [0.0] * (accepted < offered):
             self.rate += SMOOTHING * (fits - self.rate)
-        if self.rate < GIVE_UP_BELOW:
-            self.resting_cycles, self.rate = TRY_AGAIN_CYCLES, PRIOR_ACCEPTANCE * GIVE_UP_BELOW + GIVE_UP_BELOW
+            self._expectation.observe(fits)

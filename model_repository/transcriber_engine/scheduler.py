@@ -1,16 +1,17 @@
 """Continuous batching: windows wait for a slot, decode side by side at their own pace, and leave when they are done."""
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Condition
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from transcriber_engine.draft_length import Acceptance, Costs, choose_length, fit_costs
+from transcriber_engine.draft_length import PROBE_CYCLES, Acceptance, Costs, Expectation, choose_length, fit_costs, pays
+from transcriber_engine.errors import CancelledByCallerError
 from transcriber_engine.settings import Task
 from transcriber_engine.speculation import (
     Row,
@@ -64,17 +65,13 @@ class Job:
     is_cancelled: Callable[[], bool] = lambda: False
 
 
-class WindowCancelledError(Exception):
-    """The caller of this window went away."""
-
-
 @dataclass(eq=False)
 class _Active:
     job: Job
     row: Row
     language: str
     no_speech_prob: float
-    acceptance: Acceptance = field(default_factory=Acceptance)
+    acceptance: Acceptance
 
 
 @dataclass
@@ -92,7 +89,10 @@ class Counters:
 class Scheduler:
     """Owns the slots of one decoder pair. `submit` may be called from any thread, `step` from the engine's thread alone."""
 
-    def __init__(self, pair: DecoderPair, slots: int, draft_source: DraftSource, max_draft_tokens: int) -> None:
+    def __init__(
+        self, pair: DecoderPair, slots: int, draft_source: DraftSource, max_draft_tokens: int, costs: Costs | None = None
+    ) -> None:
+        """Allocate the slots; without `costs` (see `calibrate`) drafts are as long as allowed."""
         self.pair = pair
         self.slots = slots
         self.draft_source: DraftSource = "none" if draft_source == "model" and pair.draft is None else draft_source
@@ -105,7 +105,9 @@ class Scheduler:
         self._active: list[_Active] = []
         self._waiting: deque[Job] = deque()
         self._changed = Condition()
-        self._costs: Costs | None = None  # None: draft as long as allowed
+        self._costs = costs
+        # A draft is often good at text and bad at timestamps, or good in one language alone.
+        self._expectations: defaultdict[tuple[str, bool], Expectation] = defaultdict(Expectation)
 
     @property
     def active(self) -> int:
@@ -192,7 +194,7 @@ class Scheduler:
             self._release(active)
         self.counters.cancelled_windows += len(due) + len(dropped)
         for job in [*dropped, *(a.job for a in due)]:
-            job.on_done(WindowCancelledError("cancelled by the caller"))
+            job.on_done(CancelledByCallerError("cancelled by the caller"))
 
     def _admit_waiting(self) -> None:
         while self._free:
@@ -228,7 +230,7 @@ class Scheduler:
             self.pair.draft.admit(self._draft_cache, slot, hidden)
         row = Row(slot, prompt, len(prompt), limit, timestamps=request.timestamps, draft_cap=cap)
         no_speech = float(scores.softmax(dim=-1)[tokenizer.no_speech])
-        return _Active(job, row, language, no_speech)
+        return _Active(job, row, language, no_speech, Acceptance(self._expectations[language, request.timestamps]))
 
     def _prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
         ids = torch.tensor([list(tokens)], device=self._device)
@@ -246,8 +248,7 @@ class Scheduler:
 
     def _cycle(self) -> None:
         """Draft, verify and commit for every active row."""
-        drafting = [a for a in self._active if a.row.draft_cap and not a.acceptance.is_resting]
-        count = self._draft_length(drafting)
+        drafting, count = self._draft_plan()
         offered = {a.row.slot: min(count, a.row.draft_cap) for a in drafting}
         rows = [a.row for a in self._active]
         drafts = torch.zeros((len(rows), count), dtype=torch.long, device=self._device)
@@ -272,13 +273,17 @@ class Scheduler:
             self.counters.windows += 1
             active.job.on_done(self._outcome(active))
 
-    def _draft_length(self, drafting: Sequence[_Active]) -> int:
-        if not drafting:
-            return 0
-        most = max(a.row.draft_cap for a in drafting)
-        if self._costs is None:
-            return most
-        return choose_length([a.acceptance.rate for a in drafting], self._costs, most)
+    def _draft_plan(self) -> tuple[list[_Active], int]:
+        """Return the rows that draft in this cycle, and how many tokens; a row whose drafts do not pay rests, but for probes."""
+        able = [a for a in self._active if a.row.draft_cap]
+        most = max((a.row.draft_cap for a in able), default=0)
+        if self._costs is None or not able:
+            return able, most
+        paying = [a for a in able if pays(a.acceptance.rate, len(self._active), self._costs, most)]
+        probing = [a for a in able if a not in paying and a.row.cycles % PROBE_CYCLES == 0]
+        drafting = paying + probing
+        count = choose_length([a.acceptance.rate for a in drafting], len(self._active) - len(drafting), self._costs, most)
+        return drafting, max(count, 1) if drafting else 0
 
     def _propose(self, rows: Sequence[Row], count: int) -> Tensor:
         if self.draft_source == "prompt_lookup":

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from tests.engine.toy import WORDS, toy_config, toy_pair
+from transcriber_engine.draft_length import Costs
 from transcriber_engine.scheduler import DraftSource, Job, Scheduler, WindowRequest, WindowTokens
 from transcriber_engine.weights import DecoderPair
 
 
 def decode(
-    pair: DecoderPair, requests: Sequence[WindowRequest], slots: int, source: DraftSource, most: int
+    pair: DecoderPair, requests: Sequence[WindowRequest], slots: int, source: DraftSource, most: int, costs: Costs | None = None
 ) -> tuple[list[WindowTokens], Scheduler]:
-    scheduler = Scheduler(pair, slots, source, most)
+    scheduler = Scheduler(pair, slots, source, most, costs)
     results: dict[int, WindowTokens] = {}
 
     def keep(i: int, outcome: WindowTokens | BaseException) -> None:
@@ -78,7 +79,7 @@ def test_a_cancelled_window_frees_its_slot_and_is_told_so() -> None:
     scheduler.submit(Job(random_request(rng), outcomes.append, lambda: cancelled))
     cancelled = True
     scheduler.run_until_idle()
-    assert [type(o).__name__ for o in outcomes] == ["WindowCancelledError"]
+    assert [type(o).__name__ for o in outcomes] == ["CancelledByCallerError"]
     assert scheduler.held == 0
 
 

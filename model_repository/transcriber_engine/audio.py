@@ -5,8 +5,10 @@ ends one request and nothing else. The child reads the input from a memory file 
 slows the decoder and nothing piles up.
 """
 
+import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -26,7 +28,7 @@ MAX_AMPLITUDE: Final = 16.0  # 24 dB above full scale: more is not audio but a w
 IDLE_SECONDS: Final = 60.0  # a decoder that gives nothing for so long hangs
 
 # `audio_decoder.Exit`, which is not imported: it would bring FFmpeg into this process.
-EXIT_DONE, EXIT_REFUSED, EXIT_DAMAGED, EXIT_OUT_OF_MEMORY = 0, 3, 4, 5
+EXIT_DONE, EXIT_REFUSED, EXIT_DAMAGED, EXIT_OUT_OF_MEMORY, EXIT_TOO_LONG = 0, 3, 4, 5, 6
 
 Samples = NDArray[np.float32]
 
@@ -71,11 +73,15 @@ def _check_values(name: str, samples: NDArray[np.generic]) -> None:
 
 @dataclass
 class DecodedAudio:
-    """Audio on its way out of the decoder: iterate `blocks()` once; `warnings` is complete when it ends."""
+    """Audio on its way out of the decoder: iterate `blocks()` once; `warnings` is complete when it ends.
+
+    `announced_seconds` is known from the first block on: what the header says, within the limit; 0 where it says nothing.
+    """
 
     data: bytes
     limits: AudioLimits
     warnings: list[str] = field(default_factory=list)
+    announced_seconds: float = 0.0
 
     def blocks(self) -> Iterator[Samples]:
         """Yield blocks of at most one second; raises RequestError. Closing early ends the decoder."""
@@ -84,10 +90,12 @@ class DecodedAudio:
         if len(self.data) > self.limits.max_bytes:
             limit = f"{self.limits.max_bytes} bytes (spec.runtime.maxAudioBytes)"
             raise RequestError("AUDIO", f"has {len(self.data)} bytes; at most {limit} are accepted", Refusal.OUT_OF_RANGE)
-        child = _start(self.data)
+        child = _start(self.data, self.limits.max_seconds)
         timer = _Watchdog(child)
         samples = 0
         try:
+            announced = _read_announcement(child, timer)
+            self.announced_seconds = min(max(announced, 0.0), self.limits.max_seconds) if math.isfinite(announced) else 0.0
             for block in _read_blocks(child, timer):
                 samples += block.shape[0]
                 if samples > self.limits.max_samples:
@@ -113,6 +121,8 @@ class DecodedAudio:
             # Part of the text would look like all of it, so there is none.
             ended = f"the decoder was ended by {signal.Signals(-status).name} after {samples / SAMPLE_RATE_HZ:.1f} s of audio"
             raise RequestError("AUDIO", f"{ended}; send it again, or convert it to flac", Refusal.RESOURCE_EXHAUSTED)
+        if status == EXIT_TOO_LONG:
+            raise too_long("AUDIO", self.limits)
         if status == EXIT_OUT_OF_MEMORY:
             raise RequestError("AUDIO", reason, Refusal.RESOURCE_EXHAUSTED)
         if status not in (EXIT_DONE, EXIT_REFUSED, EXIT_DAMAGED):
@@ -151,7 +161,7 @@ class _Watchdog:
         self._child.kill()
 
 
-def _start(data: bytes) -> subprocess.Popen[bytes]:
+def _start(data: bytes, max_seconds: float) -> subprocess.Popen[bytes]:
     memory = os.memfd_create("audio")
     try:
         with os.fdopen(os.dup(memory), "wb") as file:
@@ -160,7 +170,7 @@ def _start(data: bytes) -> subprocess.Popen[bytes]:
         # Inside Triton's embedded interpreter sys.executable is not Python: the launcher says which one to use.
         python = os.environ.get("TRANSCRIBER_PYTHON") or sys.executable
         return subprocess.Popen(
-            [python, "-P", "-m", "transcriber_engine.audio_decoder"],
+            [python, "-P", "-m", "transcriber_engine.audio_decoder", str(max_seconds)],
             stdin=memory,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -169,6 +179,14 @@ def _start(data: bytes) -> subprocess.Popen[bytes]:
         )
     finally:
         os.close(memory)
+
+
+def _read_announcement(child: subprocess.Popen[bytes], timer: _Watchdog) -> float:
+    assert child.stdout is not None
+    timer.arm()
+    head = child.stdout.read(8)
+    timer.stop()
+    return float(struct.unpack("<d", head)[0]) if len(head) == 8 else math.nan
 
 
 def _read_blocks(child: subprocess.Popen[bytes], timer: _Watchdog) -> Iterator[Samples]:

@@ -1,10 +1,13 @@
 """The child process of `transcriber_engine.audio`: a container on standard input, float32 samples on standard output.
 
-The exit status says how it went (`Exit`), the last line of standard error says why.
+Its argument is the longest audio in seconds. What it writes begins with the seconds that the header announces, a float64, NaN where
+it announces none. The exit status says how it went (`Exit`), the last line of standard error says why.
 """
 
+import math
 import os
 import resource
+import struct
 import sys
 from collections.abc import Iterator
 from enum import IntEnum
@@ -26,8 +29,10 @@ DECODERS: Final = (
     *(f"pcm_{kind}{end}" for kind in ("s16", "s24", "s32", "f32", "f64") for end in ("le", "be")),
 )
 # What these declare is a count, not an estimate from the bit rate, so a shortfall means that the end is missing.
+# Of PCM in any container it follows from the bytes that are there.
 EXACT_DURATIONS: Final = ("flac", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "aiff", "au", "caf")
 MAX_SHORTFALL_SECONDS: Final = 0.5
+ROUNDING_SECONDS: Final = 1.0  # so close to the limit the samples decide, not the header
 STREAMED_RIFF_BYTES: Final = 0x7FFF_F000  # writers that do not know the length declare 0, 2^31 - 1 or 2^32 - 1
 MAX_CHANNELS: Final = 24  # more, and libswresample has no rule to mix them down
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
@@ -43,6 +48,7 @@ class Exit(IntEnum):
     REFUSED = 3  # no audio that is accepted here
     DAMAGED = 4  # what was written is good, and something is missing
     OUT_OF_MEMORY = 5
+    TOO_LONG = 6  # as its header says, so that nothing is decoded in vain
 
 
 class UndecodableError(Exception):
@@ -81,6 +87,10 @@ def audio_stream(container: InputContainer) -> AudioStream:
     if stream.codec_context.name not in DECODERS:
         raise UndecodableError(f"is encoded as {stream.codec_context.name}, which is not accepted; send flac, opus, mp3 or aac")
     return stream
+
+
+class TooLongError(Exception):
+    """The input announces more audio than is accepted."""
 
 
 class Decoding:
@@ -147,8 +157,15 @@ def _pull(resampler: AudioResampler | None, frame: AudioFrame | None) -> Iterato
             yield bytes(resampled.planes[0])[: resampled.samples * 4]
 
 
+def announced_seconds(container: InputContainer, stream: Any) -> float:
+    """Return how long the audio is as far as its header tells, be it an estimate; NaN where it does not."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return float(container.duration / av.time_base) if container.duration is not None else math.nan
+
+
 def _declared_seconds(container: InputContainer, stream: Any) -> float | None:
-    if container.format.name not in EXACT_DURATIONS:
+    if container.format.name not in EXACT_DURATIONS and not stream.codec_context.name.startswith("pcm_"):
         return None
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
@@ -165,17 +182,23 @@ def _riff_shortfall_bytes() -> int:
     return declared + 8 - os.fstat(0).st_size
 
 
-def main() -> int:
+def main(max_seconds: float) -> int:
     """Decode standard input to standard output; returns the exit status."""
     av.logging.set_level(None)
     limit_resources()
     try:
         container = open_input()
-        decoding = Decoding(container, audio_stream(container))
+        stream = audio_stream(container)
+        if (_declared_seconds(container, stream) or 0.0) > max_seconds + ROUNDING_SECONDS:
+            raise TooLongError
+        sys.stdout.buffer.write(struct.pack("<d", announced_seconds(container, stream)))
+        decoding = Decoding(container, stream)
         for block in decoding.samples():
             sys.stdout.buffer.write(block)
     except UndecodableError as error:
         status, reason = Exit.REFUSED, str(error)
+    except TooLongError:
+        status, reason = Exit.TOO_LONG, ""
     except MemoryError:
         status, reason = Exit.OUT_OF_MEMORY, "needs more memory to decode than is allowed; convert it to flac and send that"
     except av.error.FFmpegError as error:
@@ -188,4 +211,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(float(sys.argv[1])))

@@ -18,3 +18,7 @@ class RequestError(ValueError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.refusal = refusal
+
+
+class CancelledByCallerError(Exception):
+    """The caller went away; nobody waits for the answer."""

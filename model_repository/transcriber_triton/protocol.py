@@ -3,6 +3,7 @@
 Imported inside Triton alone, whose Python backend provides `triton_python_backend_utils`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from transcriber_engine.errors import Refusal, RequestError
+from transcriber_engine.errors import CancelledByCallerError, Refusal, RequestError
 from transcriber_engine.settings import EngineSettings, Options
+from transcriber_triton.presence import withdrawal
 
 
 def repository_dir(args: dict[str, str]) -> Path:
@@ -45,6 +47,12 @@ def options(request: Any) -> Options:
     return Options.parse(one_string(request, "OPTIONS") or b"{}")
 
 
+def cancellation(request: Any, is_cancelled: Callable[[], bool]) -> Callable[[], bool]:
+    """Return what says whether the caller of a window went away: one over gRPC (`is_cancelled`), or `transcribe` on its behalf."""
+    is_withdrawn = withdrawal(request.parameters())
+    return lambda: is_withdrawn() or is_cancelled()
+
+
 def response(**outputs: NDArray[Any]) -> Any:
     """Build a response."""
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
@@ -62,6 +70,8 @@ def error_response(error: BaseException) -> Any:
         later = error.refusal is Refusal.RESOURCE_EXHAUSTED
         code = pb_utils.TritonError.UNAVAILABLE if later else pb_utils.TritonError.INVALID_ARG
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{error} [{error.refusal}]", code))
+    if isinstance(error, CancelledByCallerError):
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.CANCELLED))
     message = f"internal error: {type(error).__name__}: {error} [INTERNAL]"
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INTERNAL))
 

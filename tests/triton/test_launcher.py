@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 import tritonclient.grpc as triton_client
 from tritonclient.utils import InferenceServerException
 
-from transcriber_cli.serve import MODELS
+from tests.conftest import unavailable
+from transcriber_cli.serve import MODELS, wait_until_ready
 from transcriber_repository.progress import silent
 from transcriber_repository.publish import BUILDING_DIR, publish
 from transcriber_repository.verify import verify
@@ -40,6 +42,7 @@ class Serving:
     process: subprocess.Popen[str]
     repository: Path
     endpoint: str
+    said: str
 
     def finish(self) -> tuple[int, str]:
         """Wait for the end: exit code and the rest of stderr."""
@@ -47,27 +50,29 @@ class Serving:
         return self.process.returncode, rest
 
 
-def publish_echo(root: Path) -> Path:
-    """Publish a repository whose models echo."""
+def publish_echo(root: Path, model: str = "echo_model.py") -> Path:
+    """Publish a repository whose models echo, or are another file of this folder."""
     folder = root / BUILDING_DIR / "repository"
     for name in MODELS:
         version = folder / "models" / name / "1"
         version.mkdir(parents=True)
         (version.parent / "config.pbtxt").write_text(CONFIG.format(name=name))
-        shutil.copy(Path(__file__).parent / "echo_model.py", version / "model.py")
+        shutil.copy(Path(__file__).parent / model, version / "model.py")
     return publish(root, folder, "0" * 64, silent)
 
 
-def start(repository: Path) -> Serving:
+def start(repository: Path, *options: str) -> Serving:
     """Run `transcriber serve` on free ports and wait until it says that it is ready."""
     arguments = ["serve", "--repository", str(repository), "--port", "0", "--metrics-port", "0", "--root", str(repository.parent)]
-    process = subprocess.Popen([*CLI, *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*CLI, *arguments, *options], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     said = []
     for line in process.stderr:
         said.append(line)
         if line.startswith("ready"):
-            return Serving(process, repository, line.split("grpc://")[1].strip())
+            endpoint = line.split("grpc://")[1].strip()
+        if line.startswith("Ctrl-C"):
+            return Serving(process, repository, endpoint, "".join(said))
     process.communicate()
     pytest.fail("transcriber serve did not become ready:\n" + "".join(said))
 
@@ -187,6 +192,45 @@ def test_admin_protocols_are_refused_without_the_key(echo: Serving) -> None:
 def test_a_repository_that_is_served_stays_as_published(echo: Serving) -> None:
     assert transcribe("-", "--endpoint", echo.endpoint, stdin="imports every model").returncode == 0
     verify(echo.repository)
+
+
+def test_http_is_off_where_nobody_asks_for_it(echo: Serving) -> None:
+    assert "http  " not in echo.said
+    triton = processes_of(echo.repository)[triton_pid(echo.repository)]
+    assert "--allow-http=false" in triton
+    assert "--http-port" not in triton
+
+
+def test_http_answers_where_a_port_was_asked_for(tmp_path: Path) -> None:
+    serving = start(publish_echo(tmp_path), "--http-port", "0")
+    try:
+        [address] = [line.split()[1] for line in serving.said.splitlines() if line.startswith("http  ")]
+        with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=END_SECONDS) as answer:
+            assert answer.status == 200
+    finally:
+        serving.process.send_signal(signal.SIGINT)
+        serving.finish()
+
+
+def test_triton_of_the_one_repository_in_a_folder_listens_on_ipv6(tmp_path: Path) -> None:
+    if not Path("/proc/net/if_inet6").is_file():
+        unavailable("this machine has no IPv6 loopback")
+    repository = publish_echo(tmp_path)
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as one,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as two,
+    ):
+        grpc_port, metrics_port = one.getsockname()[1], two.getsockname()[1]
+    arguments = [f"--root={tmp_path}", "--address=::1", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}"]
+    server = subprocess.Popen([sys.executable, "-P", "-m", "transcriber_repository.launch", *arguments], stderr=subprocess.DEVNULL)
+    try:
+        assert wait_until_ready(f"[::1]:{grpc_port}", server.poll)
+        with urllib.request.urlopen(f"http://[::1]:{metrics_port}/metrics", timeout=END_SECONDS) as answer:
+            assert b"nv_inference_request_success" in answer.read()
+    finally:
+        server.terminate()
+        server.wait(END_SECONDS)
+    assert processes_of(repository) == {}
 
 
 def test_a_port_in_use_is_an_error_that_names_its_option(echo: Serving) -> None:

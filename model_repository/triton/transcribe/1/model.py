@@ -5,35 +5,46 @@
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from transcriber_engine.audio import SAMPLE_RATE_HZ, AudioLimits, DecodedAudio, Samples, check_pcm, decode
-from transcriber_engine.errors import Refusal, RequestError
+from transcriber_engine.errors import CancelledByCallerError, Refusal, RequestError
 from transcriber_engine.longform import Window
-from transcriber_engine.result import WindowResult
+from transcriber_engine.model_config import TOKENIZER_FILE
+from transcriber_engine.result import Transcript, WindowResult
 from transcriber_engine.settings import Options
-from transcriber_engine.transcription import RequestCancelledError, transcribe, window_cutter
+from transcriber_engine.tokens import WhisperTokenizer
+from transcriber_engine.transcription import CHECK_SECONDS, transcribe, window_cutter
 from transcriber_triton import protocol
+from transcriber_triton.ledger import Account, AudioLedger, Load
+from transcriber_triton.metrics import Metrics
+from transcriber_triton.presence import Presence
+from transcriber_triton.processes import ModelProcesses
 
-REQUESTS_AT_ONCE = 64
+REQUESTS_AT_ONCE = 64  # each may run a decoder of its own; more are refused, so that all audio that waits is known
 WINDOW_CALLS_AT_ONCE = 24  # Triton's Python backend serves at most 32 such calls per model at once
 REFUSALS = tuple(Refusal)
 
 
 class TritonPythonModel:
-    """Adapter: admission, workers, and the gauges of audio seconds."""
+    """Adapter: admission, workers, and the figures of audio seconds."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Start the workers and the metrics."""
         self.settings = protocol.settings(args)
+        self.tokenizer = WhisperTokenizer.read(protocol.repository_dir(args) / "weights" / TOKENIZER_FILE)
         self.limits = AudioLimits(self.settings.max_audio_bytes, self.settings.max_audio_seconds)
         self.requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="request")
         self.windows = ThreadPoolExecutor(WINDOW_CALLS_AT_ONCE, thread_name_prefix="window")
-        self.ledger = AudioLedger(args["model_name"])
+        self.window_calls = threading.Semaphore(WINDOW_CALLS_AT_ONCE)
+        self.processes = ModelProcesses()
+        report = LoadReport(Metrics(args["model_name"]))
+        self.ledger = AudioLedger(REQUESTS_AT_ONCE, self.settings.max_queued_audio_seconds, report)
 
     def execute(self, requests: list[Any]) -> list[None]:
         """Take each request in, or refuse it; the answers come later."""
@@ -41,54 +52,82 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 options = protocol.options(request)
-                audio, pcm = protocol.one_string(request, "AUDIO"), protocol.array(request, "PCM")
-                if (audio is None) == (pcm is None):
-                    raise RequestError("AUDIO", "send exactly one of AUDIO (bytes of a file) and PCM (float32, mono, 16 kHz)")
-                source = check_pcm(pcm, self.limits) if pcm is not None else decode(audio, self.limits)
-                if self.ledger.held_seconds() >= self.settings.max_queued_audio_seconds:
-                    most = f"{self.settings.max_queued_audio_seconds} s (spec.runtime.maxQueuedAudioSeconds)"
-                    raise RequestError("AUDIO", f"{most} of audio wait already; try again later", Refusal.RESOURCE_EXHAUSTED)
+                if options.language is not None:
+                    self.tokenizer.check_language(options.language)
+                source = self._source(request)
+                account = self.ledger.open(0 if isinstance(source, DecodedAudio) else source.shape[0])
             except Exception as error:
                 protocol.answer(sender, protocol.error_response(error))
-                continue
-            self.requests.submit(self._serve, source, options, sender)
+            else:
+                self.requests.submit(self._serve, source, options, sender, account)
         return [None] * len(requests)
 
     def finalize(self) -> None:
-        """Let the requests at hand finish."""
+        """Let the requests at hand finish; a window's call that never ends was held by a process that died."""
         self.requests.shutdown(wait=True)
-        self.windows.shutdown(wait=True)
+        self.windows.shutdown(wait=False)
 
-    def _serve(self, source: Samples | DecodedAudio, options: Options, sender: Any) -> None:
-        account = Account(self.ledger)
+    def _source(self, request: Any) -> Samples | DecodedAudio:
+        audio, pcm = protocol.one_string(request, "AUDIO"), protocol.array(request, "PCM")
+        if (audio is None) == (pcm is None):
+            raise RequestError("AUDIO", "send exactly one of AUDIO (bytes of a file) and PCM (float32, mono, 16 kHz)")
+        return check_pcm(pcm, self.limits) if pcm is not None else decode(audio, self.limits)
+
+    def _serve(self, source: Samples | DecodedAudio, options: Options, sender: Any, account: Account) -> None:
+        answered = False
         try:
-            blocks = source.blocks() if isinstance(source, DecodedAudio) else pcm_blocks(source)
+            transcript = self._transcribe(source, options, sender.is_cancelled, account)
+            reply = protocol.response(RESULT=protocol.string(transcript.model_dump_json()))
+            answered = True
+        except Exception as error:
+            reply = protocol.error_response(error)
+        account.close(answered=answered)
+        protocol.answer(sender, reply)
+
+    def _transcribe(
+        self, source: Samples | DecodedAudio, options: Options, is_cancelled: Callable[[], bool], account: Account
+    ) -> Transcript:
+        def check() -> None:
+            if is_cancelled():
+                raise CancelledByCallerError("cancelled by the caller")
+            self.processes.check()
+
+        with Presence() as presence, closing(booked_blocks(source, account, check)) as blocks:
             transcript = transcribe(
                 blocks,
                 window_cutter(self.settings, options),
-                lambda window: self._decode_window(window, options),
+                lambda window: self._decode_window(window, options, presence, account, check),
                 max_in_flight=max(self.settings.slots // 2, 1),
-                is_cancelled=sender.is_cancelled,
-                on_read=account.read,
+                check=check,
             )
-            if isinstance(source, DecodedAudio):
-                transcript = transcript.model_copy(update={"warnings": tuple(source.warnings)})
-            reply = protocol.response(RESULT=protocol.string(transcript.model_dump_json()))
-        except RequestCancelledError:
-            reply = pb_utils.InferenceResponse(
-                error=pb_utils.TritonError("cancelled by the caller", pb_utils.TritonError.CANCELLED)
-            )
-        except Exception as error:
-            reply = protocol.error_response(error)
-        finally:
-            account.close()
-        protocol.answer(sender, reply)
+        if isinstance(source, DecodedAudio):
+            return transcript.model_copy(update={"warnings": tuple(source.warnings)})
+        return transcript
 
-    def _decode_window(self, window: Window, options: Options) -> Future[WindowResult]:
-        return self.windows.submit(call_whisper, window, options)
+    def _decode_window(
+        self, window: Window, options: Options, presence: Presence, account: Account, check: Callable[[], None]
+    ) -> Future[WindowResult]:
+        """Call `whisper` in a thread, as soon as one more call may be made; whoever waits here holds no other window back."""
+        while not self.window_calls.acquire(timeout=CHECK_SECONDS):
+            check()
+        account.send(window)
+
+        def give_back() -> None:
+            account.receive(window)
+            self.window_calls.release()
+
+        def call() -> WindowResult:
+            try:
+                return call_whisper(window, options, presence)
+            finally:
+                give_back()
+
+        future = self.windows.submit(call)
+        future.add_done_callback(lambda ended: give_back() if ended.cancelled() else None)
+        return future
 
 
-def call_whisper(window: Window, options: Options) -> WindowResult:
+def call_whisper(window: Window, options: Options, presence: Presence) -> WindowResult:
     """Call the ensemble for one window; raises RequestError for what it refuses."""
     request = pb_utils.InferenceRequest(
         model_name="whisper",
@@ -97,6 +136,7 @@ def call_whisper(window: Window, options: Options) -> WindowResult:
             pb_utils.Tensor("PCM", window.samples),
             pb_utils.Tensor("OPTIONS", protocol.string(options.model_dump_json(exclude_none=True))),
         ],
+        parameters=presence.parameters,
     )
     response = request.exec()
     if response.has_error():
@@ -115,57 +155,43 @@ def refused(message: str) -> Exception:
     return RuntimeError(message)
 
 
+def booked_blocks(source: Samples | DecodedAudio, account: Account, check: Callable[[], None]) -> Iterator[Samples]:
+    """Give the audio in blocks of a second; book what is announced and read, and `check` before each."""
+    with closing(source.blocks() if isinstance(source, DecodedAudio) else pcm_blocks(source)) as blocks:
+        for number, block in enumerate(blocks):
+            check()
+            if number == 0 and isinstance(source, DecodedAudio):
+                account.announce(round(source.announced_seconds * SAMPLE_RATE_HZ))
+            account.add(block.shape[0])
+            yield block
+    account.end_of_audio()
+
+
 def pcm_blocks(samples: Samples) -> Iterator[Samples]:
     """Cut samples into blocks of a second, as a decoder gives them."""
     for start in range(0, samples.shape[0], SAMPLE_RATE_HZ):
         yield samples[start : start + SAMPLE_RATE_HZ]
 
 
-class AudioLedger:
-    """Seconds of audio read and not yet decoded, and all that was decoded, as Triton metrics."""
+class LoadReport:
+    """Shows the load as Triton metrics."""
 
-    def __init__(self, model: str) -> None:
-        self._lock = threading.Lock()
-        self._held = 0.0
-        self._gauge_family = pb_utils.MetricFamily(
-            name="transcriber_held_audio_seconds",
-            description="Seconds of audio taken in and not yet answered",
-            kind=pb_utils.MetricFamily.GAUGE,
-        )
-        self._counter_family = pb_utils.MetricFamily(
-            name="transcriber_finished_audio_seconds_total",
-            description="Seconds of audio answered",
-            kind=pb_utils.MetricFamily.COUNTER,
-        )
-        self._gauge = self._gauge_family.Metric(labels={"model": model})
-        self._counter = self._counter_family.Metric(labels={"model": model})
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._shown = Load()
+        self._requests = metrics.gauge("transcriber_requests_in_progress", "Requests taken in and not yet answered")
+        self._queued = metrics.gauge("transcriber_queued_audio_seconds", "Audio that waits: announced or read, not being decoded")
+        self._in_flight = metrics.gauge("transcriber_in_flight_audio_seconds", "Audio in windows that are being decoded")
+        self._finished = metrics.counter("transcriber_finished_audio_seconds_total", "Audio answered with a transcript")
 
-    def held_seconds(self) -> float:
-        """Return the seconds taken in and not yet answered."""
-        with self._lock:
-            return self._held
-
-    def change(self, held: float, finished: float = 0.0) -> None:
-        """Book a change."""
-        with self._lock:
-            self._held += held
-            self._gauge.set(self._held)
-            if finished:
-                self._counter.increment(finished)
-
-
-class Account:
-    """What one request holds in the ledger."""
-
-    def __init__(self, ledger: AudioLedger) -> None:
-        self._ledger = ledger
-        self._seconds = 0.0
-
-    def read(self, seconds: float) -> None:
-        """Book audio that was taken in."""
-        self._seconds += seconds
-        self._ledger.change(seconds)
-
-    def close(self) -> None:
-        """Book the request as answered."""
-        self._ledger.change(-self._seconds, self._seconds)
+    def __call__(self, load: Load) -> None:
+        """Show what changed; each figure shown is a message to Triton."""
+        shown, self._shown = self._shown, load
+        if load.requests != shown.requests:
+            self._requests.set(load.requests)
+        if load.queued != shown.queued:
+            self._queued.set(load.queued / SAMPLE_RATE_HZ)
+        if load.in_flight != shown.in_flight:
+            self._in_flight.set(load.in_flight / SAMPLE_RATE_HZ)
+        if load.finished != shown.finished:
+            self._finished.increment((load.finished - shown.finished) / SAMPLE_RATE_HZ)

@@ -17,6 +17,7 @@ from transcriber_engine.settings import Options
 from transcriber_engine.weights import load_decoders
 from transcriber_engine.window import window_result
 from transcriber_triton import protocol
+from transcriber_triton.metrics import Metrics
 
 WAIT_SECONDS = 0.1  # how often a wait looks whether the model is being unloaded
 WINDOW_SECONDS = 30.0
@@ -66,13 +67,13 @@ class TritonPythonModel:
     def _admit(self, request: Any, sender: Any) -> None:
         options = protocol.options(request)
         hidden = torch.from_numpy(protocol.array(request, "HIDDEN"))
-        while not self.scheduler.wait_for_room(WAIT_SECONDS):
-            if request.is_cancelled():
-                break  # the engine drops it, and says so
+        is_cancelled = protocol.cancellation(request, sender.is_cancelled)
+        # One that is cancelled goes in without a slot: the engine drops it, counts it and says so.
+        while not is_cancelled() and not self.scheduler.wait_for_room(WAIT_SECONDS):
+            pass
         if self.failure is not None:
             raise RuntimeError("the engine has stopped") from self.failure
-        self.scheduler.submit(Job(self._window(hidden, options), self._reply_to(sender), sender.is_cancelled))
-        self.slots_active.set(self.scheduler.active)
+        self.scheduler.submit(Job(self._window(hidden, options), self._reply_to(sender), is_cancelled))
 
     def _window(self, hidden: torch.Tensor, options: Options) -> WindowRequest:
         defaults = self.settings
@@ -88,12 +89,14 @@ class TritonPythonModel:
 
     def _reply_to(self, sender: Any) -> Callable[[WindowTokens | BaseException], None]:
         def reply(outcome: WindowTokens | BaseException) -> None:
-            if isinstance(outcome, WindowTokens):
+            try:
+                if isinstance(outcome, BaseException):
+                    raise outcome
                 result = window_result(outcome, self.tokenizer, WINDOW_SECONDS)
                 tokens = np.array(outcome.tokens, dtype=np.int32)
                 answer = protocol.response(TOKENS=tokens, RESULT=protocol.string(result.model_dump_json()))
-            else:
-                answer = protocol.error_response(outcome)
+            except BaseException as error:  # what is wrong with one window must not end the engine
+                answer = protocol.error_response(error)
             protocol.answer(sender, answer)
 
         return reply
@@ -112,20 +115,11 @@ class TritonPythonModel:
             raise
 
     def _start_metrics(self, model: str) -> None:
-        # The families are kept: a Metric whose family is collected raises.
-        self.families = []
-
-        def metric(name: str, description: str, kind: Any) -> Any:
-            family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
-            self.families.append(family)
-            return family.Metric(labels={"model": model})
-
-        self.counters = {
-            name: metric(f"transcriber_{name}_total", text, pb_utils.MetricFamily.COUNTER) for name, text in COUNTERS.items()
-        }
+        self.metrics = Metrics(model)
+        self.counters = {name: self.metrics.counter(f"transcriber_{name}_total", text) for name, text in COUNTERS.items()}
         self.reported = dict.fromkeys(COUNTERS, 0)
-        self.slots_active = metric("transcriber_slots_active", "Slots that decode a window", pb_utils.MetricFamily.GAUGE)
-        metric("transcriber_slots", "Slots there are", pb_utils.MetricFamily.GAUGE).set(self.settings.slots)
+        self.slots_active = self.metrics.gauge("transcriber_slots_active", "Slots that decode a window")
+        self.metrics.gauge("transcriber_slots", "Slots there are").set(self.settings.slots)
 
     def _report(self) -> None:
         for name, counter in self.counters.items():

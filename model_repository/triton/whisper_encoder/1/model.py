@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from transcriber_engine.errors import CancelledByCallerError
 from transcriber_engine.weights import load_encoder
 from transcriber_triton import protocol
 
@@ -25,6 +26,8 @@ class TritonPythonModel:
     @torch.inference_mode()
     def _answer(self, request: Any) -> Any:
         try:
+            if protocol.cancellation(request, request.is_cancelled)():
+                raise CancelledByCallerError("cancelled by the caller")
             mel = torch.from_numpy(protocol.array(request, "MEL")).to(self.device, self.dtype)
             hidden = self.encoder(mel[None])[0]
             return protocol.response(HIDDEN=hidden.float().cpu().numpy())

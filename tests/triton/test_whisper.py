@@ -1,0 +1,242 @@
+"""A served whisper-base under load: right transcripts, bounded memory, figures that agree with what was sent, cancellation."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import jiwer
+import numpy as np
+import pytest
+
+from tests.triton import recordings
+from tests.triton.client import Answer, Whisper, answer, audio, floats, options, request
+from tests.triton.conftest import MAX_QUEUED_AUDIO_SECONDS, SLOTS
+from transcriber_engine.audio import AudioLimits, decode
+from transcriber_engine.mel import log_mel
+from transcriber_engine.result import Speculation
+
+Figure = Callable[[str, object], None]
+WINDOWS_OF_A_REQUEST = SLOTS // 2  # on their way at once
+SAMPLE_SECONDS = 0.25
+MEBIBYTE = 1 << 20
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def of_one(result: Answer) -> tuple[object, ...]:
+    """All of an answer that must not depend on the draft or on what else is served."""
+    segments = [(segment.start_seconds, segment.end_seconds, segment.tokens) for segment in result.result.segments]
+    return result.text, result.result.language, result.result.duration_seconds, segments
+
+
+@pytest.fixture(scope="module")
+def alone(whisper: Whisper) -> Callable[[str], Answer]:
+    """What a file gets from the target alone, with nothing else on the server."""
+
+    @cache
+    def ask(name: str) -> Answer:
+        whisper.wait_until_idle()
+        return whisper.ask(audio(recordings.files()[name][0], max_draft_tokens=0))
+
+    return ask
+
+
+def test_32_files_of_1_s_to_5_min_at_once_get_what_each_gets_alone_without_a_draft(
+    whisper: Whisper, alone: Callable[[str], Answer], figure: Figure
+) -> None:
+    files = recordings.files()
+    sent_seconds = sum(seconds for _, seconds in files.values())
+    assert (len(files), min(s for _, s in files.values()) < 1.1, max(s for _, s in files.values())) == (32, True, 300)
+    before, idle_bytes = whisper.wait_until_idle(), whisper.resident_bytes()
+
+    started = time.monotonic()
+    calls = {name: whisper.send(audio(content)) for name, (content, _) in files.items()}
+    seen, peak_bytes = [], 0
+    while not all(call.done() for call in calls.values()):
+        seen.append(whisper.metrics())
+        peak_bytes = max(peak_bytes, whisper.resident_bytes())
+        time.sleep(SAMPLE_SECONDS)
+    took_seconds = time.monotonic() - started
+    answers = {name: answer(call) for name, call in calls.items()}
+    after = whisper.wait_until_idle()
+
+    windows = sum(len(recordings.windows_of(heard(content))) for content, _ in files.values())
+    check_totals(before, after, sent_seconds, windows, list(answers.values()))
+    for figures in seen:
+        assert figures["queued_audio_seconds"] + figures["in_flight_audio_seconds"] <= sent_seconds
+        assert 0 <= figures["slots_active"] <= figures["slots"] == SLOTS
+        assert figures["pending whisper_decoder"] <= windows
+    assert peak("slots_active", seen) == SLOTS
+    grown = {
+        name: round((size - idle_bytes) / MEBIBYTE) for name, size in (("peak", peak_bytes), ("end", whisper.resident_bytes()))
+    }
+    assert grown["peak"] < 2048, grown
+    assert grown["end"] < 512, grown
+
+    differing = [name for name in files if of_one(answers[name]) != of_one(alone(name))]
+    assert differing == []
+    error_rate = word_error_rate(answers["reading"].text)
+    assert error_rate < 0.1
+
+    total = sum((result.result.speculation for result in answers.values()), Speculation())
+    figure("32 files at once", f"{sent_seconds:.0f} s of audio in {windows} windows, {took_seconds:.1f} s, all as alone")
+    figure("resident memory, MiB", {"idle": idle_bytes // MEBIBYTE, **{f"{name} above it": size for name, size in grown.items()}})
+    names = ("requests_in_progress", "queued_audio_seconds", "in_flight_audio_seconds", "pending whisper_encoder")
+    figure("most at a time", {name: round(peak(name, seen), 1) for name in (*names, "pending whisper_decoder", "slots_active")})
+    figure("speculation", f"acceptance {total.acceptance:.1%}, {total.tokens_per_cycle:.2f} tokens per cycle")
+    figure("word error rate of the reading", f"{error_rate:.1%}")
+
+
+def check_totals(
+    before: Mapping[str, float], after: Mapping[str, float], seconds: float, windows: int, answers: list[Answer]
+) -> None:
+    """Check that the counters grew by what was sent and by what the answers say."""
+    grown = {name: value - before[name] for name, value in after.items()}
+    total = sum((result.result.speculation for result in answers), Speculation())
+    assert grown["finished_audio_seconds_total"] == pytest.approx(seconds, abs=1e-3)
+    assert grown["windows_total"] == windows
+    assert grown["output_tokens_total"] == total.output_tokens
+    assert grown["draft_tokens_total"] == total.draft_tokens
+    assert grown["accepted_tokens_total"] == total.accepted_tokens
+    assert grown["cancelled_windows_total"] == 0
+    assert total.cycles / SLOTS <= grown["cycles_total"] <= total.cycles  # rows share cycles
+
+
+def heard(content: bytes) -> np.ndarray:
+    return np.concatenate(list(decode(content, AudioLimits(1 << 30, 3600)).blocks()))
+
+
+def peak(name: str, seen: list[dict[str, float]]) -> float:
+    return max(figures[name] for figures in seen)
+
+
+def word_error_rate(text: str) -> float:
+    said, read = (" ".join(re.findall(r"[a-z]+", words.lower())) for words in (text, recordings.reading_text()))
+    return float(jiwer.wer(read, said))
+
+
+def test_gauges_say_what_waits_and_what_is_decoded_and_audio_beyond_the_limit_is_refused(whisper: Whisper, figure: Figure) -> None:
+    before = whisper.wait_until_idle()
+    talk, (file, _) = recordings.talk(300), recordings.files()["talk of 300 s"]
+    first = recordings.windows_of(talk)[:WINDOWS_OF_A_REQUEST]
+    in_flight = sum(window.seconds for window in first)
+    waiting = 300 - first[-1].start_seconds - first[-1].seconds
+    with whisper.busy_encoder():
+        calls = []
+        for number, content in enumerate((talk, talk, file), start=1):
+            calls.append(whisper.send(audio(content)))
+            expected = {"requests_in_progress": number, "queued_audio_seconds": number * waiting}
+            expected["in_flight_audio_seconds"] = number * in_flight
+            settled = whisper.wait_until(lambda figures, expected=expected: agrees(figures, expected))
+        assert 3 * waiting + 300 > MAX_QUEUED_AUDIO_SECONDS
+        for content in (talk, file):
+            refusal = whisper.ask(audio(content))
+            assert refusal.code == "UNAVAILABLE"
+            assert f"AUDIO: {3 * waiting:.0f} s of audio wait already, at most 900 s may" in refusal.message
+            assert refusal.message.endswith("(spec.runtime.maxQueuedAudioSeconds); try again later [RESOURCE_EXHAUSTED]")
+        for call in calls:
+            call.cancel()
+        # The windows that are with `whisper` come back when the encoder gets to them.
+        gone = {"requests_in_progress": 0, "queued_audio_seconds": 0, "in_flight_audio_seconds": 3 * in_flight}
+        whisper.wait_until(lambda figures: agrees(figures, gone))
+    after = whisper.wait_until_idle()
+    assert after["finished_audio_seconds_total"] == before["finished_audio_seconds_total"]
+    assert after["windows_total"] == before["windows_total"]
+    names = ("queued_audio_seconds", "in_flight_audio_seconds")
+    figure("three talks of 300 s before a busy encoder", {name: round(settled[name], 3) for name in names})
+
+
+def agrees(figures: Mapping[str, float], expected: Mapping[str, float]) -> bool:
+    return all(figures[name] == pytest.approx(value, abs=1e-3) for name, value in expected.items())
+
+
+def test_pending_requests_of_the_decoder_are_the_windows_that_wait_for_a_slot(whisper: Whisper, figure: Figure) -> None:
+    before = whisper.wait_until_idle()
+    speech = recordings.windows_of(recordings.samples_of(recordings.READING))[0].samples
+    encoded = whisper.send(request(floats("MEL", log_mel(speech, 80)), output="HIDDEN", model="whisper_encoder")).result()
+    hidden = ("HIDDEN", "FP32", [1500, 512], encoded.raw_output_contents[0])
+    calls = [whisper.send(request(hidden, options(), output="TOKENS", model="whisper_decoder")) for _ in range(12)]
+    # Of those that have no slot Triton counts all but one that is being admitted and one that stands at the door.
+    waiting = 12 - SLOTS - 2
+    full = whisper.wait_until(
+        lambda figures: figures["slots_active"] == SLOTS and figures["pending whisper_decoder"] <= waiting + 1
+    )
+    assert full["pending whisper_decoder"] >= waiting
+    for call in calls:
+        call.cancel()
+    after = whisper.wait_until_idle()
+    assert {answer(call).code for call in calls} == {"CANCELLED"}
+    assert after["windows_total"] == before["windows_total"]
+    figure("12 windows sent to the decoder", {name: full[name] for name in ("slots_active", "pending whisper_decoder")})
+
+
+def test_half_of_16_long_requests_cancelled_leave_the_rest_to_finish_with_the_right_text(
+    whisper: Whisper, alone: Callable[[str], Answer], figure: Figure
+) -> None:
+    content, seconds = recordings.files()["reading"]
+    windows = len(recordings.windows_of(heard(content)))
+    expected = of_one(alone("reading"))
+    before = whisper.wait_until_idle()
+    calls = [whisper.send(audio(content)) for _ in range(16)]
+    whisper.wait_until(lambda figures: figures["windows_total"] > before["windows_total"] and figures["slots_active"] == SLOTS)
+    cancelled, kept = calls[::2], calls[1::2]
+    done_before = sum(call.done() for call in cancelled)
+    started = time.monotonic()
+    for call in cancelled:
+        call.cancel()
+    whisper.wait_until(lambda figures: figures["requests_in_progress"] <= len(kept))
+    answered_seconds = time.monotonic() - started
+    answers = [answer(call) for call in kept]
+    after = whisper.wait_until_idle()
+    assert [of_one(result) for result in answers] == [expected] * len(kept)
+    assert done_before == 0
+    assert {answer(call).code for call in cancelled} == {"CANCELLED"}
+    finished = after["finished_audio_seconds_total"] - before["finished_audio_seconds_total"]
+    assert finished == pytest.approx(len(kept) * seconds, abs=1e-3)
+    decoded = after["windows_total"] - before["windows_total"]
+    assert decoded + after["cancelled_windows_total"] - before["cancelled_windows_total"] < len(calls) * windows
+    figure("8 of 16 cancelled", f"given up after {answered_seconds:.2f} s; {decoded:.0f} of {len(calls) * windows} windows decoded")
+
+
+def test_slots_of_cancelled_requests_are_free_long_before_their_windows_would_have_been_done(
+    whisper: Whisper, figure: Figure
+) -> None:
+    before = whisper.wait_until_idle()
+    content, _ = recordings.files()["reading"]
+    calls = [whisper.send(audio(content)) for _ in range(SLOTS)]
+    whisper.wait_until(lambda figures: figures["slots_active"] == SLOTS)
+    started = time.monotonic()
+    for call in calls:
+        call.cancel()
+    whisper.wait_until(lambda figures: figures["slots_active"] == 0)
+    freed_seconds = time.monotonic() - started
+    after = whisper.wait_until_idle()
+    idle_seconds = time.monotonic() - started
+    assert after["cancelled_windows_total"] - before["cancelled_windows_total"] >= SLOTS
+    cycles = after["cycles_total"] - before["cycles_total"]
+    figure(
+        "all slots cancelled", f"free after {freed_seconds:.2f} s, server idle after {idle_seconds:.2f} s, {cycles:.0f} cycles run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("the wrong language", {"language": "ja"}),
+        ("the wrong language, without times", {"language": "pl", "timestamps": "none"}),
+        ("another task", {"task": "translate", "language": "es"}),
+        ("a prompt in another language", {"language": "en", "prompt": "Za górami, za lasami. Il était une fois."}),
+    ],
+)
+def test_a_draft_that_is_wrong_changes_nothing_of_the_transcript(
+    whisper: Whisper, figure: Figure, name: str, chosen: dict[str, str]
+) -> None:
+    content, _ = recordings.files()["talk of 60 s"]
+    drafted = whisper.ask(audio(content, **chosen, max_draft_tokens=16))
+    target = whisper.ask(audio(content, **chosen, max_draft_tokens=0))
+    assert of_one(drafted) == of_one(target)
+    assert target.result.speculation.draft_tokens == 0
+    speculation = drafted.result.speculation
+    assert speculation.draft_tokens > 0
+    figure(f"draft with {name}", f"{speculation.accepted_tokens} of {speculation.draft_tokens} accepted, the same transcript")

@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Annotated, Final
@@ -26,6 +28,7 @@ LAST_LINES: Final = 12
 LINE_CHARACTERS: Final = 400
 POLL_SECONDS: Final = 0.2  # Triton announces nothing: it is asked
 ASK_SECONDS: Final = 2.0
+REQUESTS: Final = re.compile(r"^transcriber_requests_in_progress\{.*\} (\S+)$", re.MULTILINE)
 
 
 class Triton:
@@ -34,8 +37,10 @@ class Triton:
     def __init__(self, repository_dir: Path, listen: Listen, log_file: Path | None) -> None:
         """Start it; its output goes to `log_file`, or to stderr if None. Raises CommandError if it cannot be written."""
         self.log_file = log_file
+        self._metrics = f"http://{LOOPBACK}:{listen.metrics_port}/metrics"
         arguments = [sys.executable, "-P", "-m", "transcriber_repository.launch", f"--repository={repository_dir}"]
-        arguments += [f"--grpc-port={listen.grpc_port}", f"--http-port={listen.http_port}", f"--metrics-port={listen.metrics_port}"]
+        arguments += [f"--grpc-port={listen.grpc_port}", f"--metrics-port={listen.metrics_port}"]
+        arguments += [] if listen.http_port is None else [f"--http-port={listen.http_port}"]
         arguments += [f"--address={listen.address}", f"--stop-with={os.getpid()}"]
         output = _open_log(log_file) if log_file else None
         # Its own session: the terminal's Ctrl-C is ours to pass on, once, and the group holds the model processes too.
@@ -61,9 +66,22 @@ class Triton:
         return self._child.wait()
 
     def stop(self) -> None:
-        """Ask it to finish what it holds and end."""
+        """Have it end as soon as no request is at hand; returns at once."""
+        threading.Thread(target=self._stop_when_idle, name="stop", daemon=True).start()
+
+    def _stop_when_idle(self) -> None:
+        # Triton that is told to end refuses at once the calls by which a file's windows are decoded: the file would fail.
+        while self._child.poll() is None and self._requests() > 0:
+            time.sleep(POLL_SECONDS)
         if self._child.poll() is None:
             self._child.terminate()
+
+    def _requests(self) -> float:
+        """Return the requests at hand; 0 where it does not say."""
+        with suppress(OSError), urllib.request.urlopen(self._metrics, timeout=ASK_SECONDS) as answer:  # noqa: S310  # loopback
+            found = REQUESTS.search(answer.read().decode())
+            return float(found[1]) if found else 0.0
+        return 0.0
 
     def kill(self) -> None:
         """End it and its model processes at once."""
@@ -112,7 +130,9 @@ def serve_command(
         Path | None, typer.Option(help="A repository built before, in place of -f.", metavar="DIR", exists=True, file_okay=False)
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 picks a free one.")] = 8001,
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port; 0 picks a free one.")] = 0,
+    http_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve HTTP too, on this port; 0 picks a free one.", show_default="off")
+    ] = None,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Metrics port; 0 picks a free one.")] = 8002,
     root: Root = None,
     volume: Volumes = None,
@@ -165,6 +185,8 @@ def wait_until_ready(endpoint: str, exit_status: Callable[[], int | None]) -> bo
 
 def _announce(endpoint: str, listen: Listen, repository_dir: Path, log_file: Path | None) -> None:
     say(f"ready      grpc://{endpoint}")
+    if listen.http_port is not None:
+        say(f"http       http://{LOOPBACK}:{listen.http_port}")
     say(f"metrics    http://{LOOPBACK}:{listen.metrics_port}/metrics")
     say(f"repository {repository_dir}")
     if log_file:
@@ -172,18 +194,13 @@ def _announce(endpoint: str, listen: Listen, repository_dir: Path, log_file: Pat
     say(f"\nnow, in another terminal:\n  transcriber transcribe FILE --endpoint {endpoint}\nCtrl-C stops the server.")
 
 
-def _listen(port: int, http_port: int, metrics_port: int) -> Listen:
-    """Resolve the ports: 0 becomes a free one, one in use is an error that names its option."""
-    wanted = (("--port", port), ("--http-port", http_port), ("--metrics-port", metrics_port))
-    sockets: list[socket.socket] = []
-    try:
-        for option, number in wanted:
-            sockets.append(_bind(option, number))
-        grpc_port, http, metrics = (each.getsockname()[1] for each in sockets)
-    finally:
-        for each in sockets:  # all are held until all are known: three zeros are three ports
-            each.close()
-    return Listen(grpc_port, http, metrics, LOOPBACK)
+def _listen(port: int, http_port: int | None, metrics_port: int) -> Listen:
+    """Resolve the ports: 0 becomes a free one, one in use is an error that names its option; HTTP may have none."""
+    wanted = {"--port": port, "--metrics-port": metrics_port} | ({} if http_port is None else {"--http-port": http_port})
+    with ExitStack() as held:  # all are held until all are known: three zeros are three ports
+        sockets = {option: held.enter_context(closing(_bind(option, number))) for option, number in wanted.items()}
+        ports = {option: bound.getsockname()[1] for option, bound in sockets.items()}
+    return Listen(ports["--port"], ports.get("--http-port"), ports["--metrics-port"], LOOPBACK)
 
 
 def _bind(option: str, port: int) -> socket.socket:

@@ -19,7 +19,7 @@ from transcriber_repository.manifest import is_ready
 from transcriber_repository.model_config import render_models
 from transcriber_repository.progress import Reporter, silent
 from transcriber_repository.publish import BUILDING_DIR, DOWNLOADS_DIR, clean, locked, publish, repository_path
-from transcriber_repository.request import BuildRequest, Role, Source, build_request
+from transcriber_repository.request import BuildRequest, Role, Source, SourceFile, build_request
 from transcriber_repository.sources.download import fetch
 from transcriber_repository.sources.remote import Access, local_name
 
@@ -27,6 +27,7 @@ SETTINGS_FILE: Final = "engine.json"
 MODELS_DIR: Final = "models"
 VERSION_DIR: Final = "1"
 Hashes = Mapping[Role, Mapping[str, str]]  # role -> file name -> sha256
+OnPinned = Callable[[Mapping[Role, tuple[SourceFile, ...]]], None]
 
 
 def build(
@@ -36,23 +37,27 @@ def build(
     report: Reporter = silent,
     adapters: Path | None = None,
     on_wait: Callable[[], None] = lambda: None,
+    on_pinned: OnPinned = lambda _: None,
 ) -> Path:
     """Build the repository that a TranscriberDeployment's spec asks for below `root` and return its folder.
 
     Nothing is fetched where the spec gives every hash and its repository is already there. `adapters` is the folder of
-    Triton models (default: this package's own); `on_wait` is called when another build holds the root.
+    Triton models (default: this package's own); `on_wait` is called when another build holds the root, `on_pinned` with the
+    sources' files as soon as all their hashes are known.
     Raises RepositoryError, whose reason says whether a retry may help.
     """
     request = build_request(spec)
     models = adapter_files(adapters or adapters_dir())
     published = _published(request, root, models)
+    if _is_pinned(request):
+        on_pinned({role: source.files for role, source in request.sources.items()})
     try:
         if published is not None:
             _tidy(request, root)
             return published
         with locked(root, on_wait):
             clean(root)
-            return _build(request, root, access or Access(), report, models)
+            return _build(request, root, access or Access(), report, models, on_pinned)
     except OSError as error:
         raise RepositoryError(
             Reason.STORAGE_FAILED, str(root), f"{error.strerror or error}: nothing was published; free or enlarge the volume"
@@ -70,19 +75,26 @@ def repository_digest(request: BuildRequest, hashes: Hashes, models: dict[str, b
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def _is_pinned(request: BuildRequest) -> bool:
+    """Whether the spec gives the hash of every file."""
+    return all(source.files for source in request.sources.values())
+
+
 def _published(request: BuildRequest, root: Path, models: dict[str, bytes]) -> Path | None:
     """Return the repository of a spec that gives every hash, if it is there already."""
-    if not all(source.files for source in request.sources.values()):
+    if not _is_pinned(request):
         return None
     hashes = {role: {local_name(file.path): file.sha256 for file in source.files} for role, source in request.sources.items()}
     path = repository_path(root, repository_digest(request, hashes, models))
     return path if is_ready(path) else None
 
 
-def _build(request: BuildRequest, root: Path, access: Access, report: Reporter, models: dict[str, bytes]) -> Path:
+def _build(
+    request: BuildRequest, root: Path, access: Access, report: Reporter, models: dict[str, bytes], on_pinned: OnPinned
+) -> Path:
     """Build under the lock; another process may have published the same while this one waited for it."""
     try:
-        path = _published(request, root, models) or _fetch_and_publish(request, root, access, report, models)
+        path = _published(request, root, models) or _fetch_and_publish(request, root, access, report, models, on_pinned)
     except (RepositoryError, OSError) as error:
         # Only a source that broke off is worth resuming; whatever else was fetched would fail again, or fills a full disk.
         if not (isinstance(error, RepositoryError) and error.reason is Reason.SOURCE_UNAVAILABLE):
@@ -94,12 +106,15 @@ def _build(request: BuildRequest, root: Path, access: Access, report: Reporter, 
     return path
 
 
-def _fetch_and_publish(request: BuildRequest, root: Path, access: Access, report: Reporter, models: dict[str, bytes]) -> Path:
+def _fetch_and_publish(
+    request: BuildRequest, root: Path, access: Access, report: Reporter, models: dict[str, bytes], on_pinned: OnPinned
+) -> Path:
     downloads = _downloads(request, root)
-    hashes: dict[Role, dict[str, str]] = {}
-    for role, source in request.sources.items():
-        fetched = fetch(role, source, downloads[role], report, access)
-        hashes[role] = {file.path.name: file.sha256 for file in fetched}
+    fetched = {role: fetch(role, source, downloads[role], report, access) for role, source in request.sources.items()}
+    on_pinned(
+        {role: tuple(SourceFile(path=file.source_path, sha256=file.sha256) for file in files) for role, files in fetched.items()}
+    )
+    hashes: Hashes = {role: {file.path.name: file.sha256 for file in files} for role, files in fetched.items()}
     digest = repository_digest(request, hashes, models)
     path = repository_path(root, digest)
     if is_ready(path):

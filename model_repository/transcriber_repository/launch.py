@@ -1,7 +1,8 @@
 """Starts Triton on a published repository: the one way it is started, in the serving image, by `transcriber serve` and by tests.
 
 `python -m transcriber_repository.launch --repository DIR` checks every byte of the repository, finds the server (the serving
-image's, one on PATH, or the nvidia-pytriton wheel's) and becomes it by exec: signals and the exit status are Triton's own.
+image's, one on PATH, or the nvidia-pytriton wheel's) and becomes it by exec: signals and the exit status are Triton's own. With
+`--root DIR` in place of `--repository` it serves the one repository in that folder.
 """
 
 import argparse
@@ -17,11 +18,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, NoReturn
 
 from transcriber_repository.errors import EXIT_CODES, RepositoryError
+from transcriber_repository.manifest import is_ready
 from transcriber_repository.progress import LogLines
+from transcriber_repository.publish import repositories
 from transcriber_repository.verify import verify
 
 IMAGE_ROOT: Final = Path("/opt/tritonserver")
@@ -58,10 +62,13 @@ class Server:
 
 @dataclass(frozen=True)
 class Listen:
-    """Where Triton listens. HTTP stays on loopback whatever `address` says: nothing outside the pod needs it."""
+    """Where Triton listens: `address`, IPv4 or IPv6, is that of gRPC and metrics.
+
+    HTTP is off unless it has a port, and stays on loopback whatever `address` says: nothing outside the machine needs it.
+    """
 
     grpc_port: int = 8001
-    http_port: int = 8000
+    http_port: int | None = None
     metrics_port: int = 8002
     address: str = LOOPBACK
 
@@ -106,17 +113,14 @@ def command(
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--exit-on-error=true",
-        f"--grpc-address={listen.address}",
+        f"--grpc-address={_grpc_address(listen.address)}",
         f"--grpc-port={listen.grpc_port}",
         f"--grpc-restricted-protocol={RESTRICTED}:transcriber-key={words.api_key}",
         # A long file is one call without data for minutes: let clients ping meanwhile.
         f"--grpc-http2-min-recv-ping-interval-without-data={PING_INTERVAL_MILLISECONDS}",
         "--grpc-keepalive-permit-without-calls=1",
-        "--allow-http=true",
-        f"--http-address={LOOPBACK}",
-        f"--http-port={listen.http_port}",
-        f"--http-restricted-api={RESTRICTED}:transcriber-key={words.api_key}",
-        f"--metrics-address={listen.address}",
+        *_http_arguments(listen, words),
+        f"--metrics-address={_metrics_address(listen.address)}",
         f"--metrics-port={listen.metrics_port}",
         f"--backend-config=python,shm-region-prefix-name={words.shm_prefix}",
         f"--log-verbose={log_verbose}",
@@ -131,6 +135,27 @@ def command(
             inherited = [environment[name]] if environment.get(name) else []
             variables[name] = os.pathsep.join([*map(str, folders), *inherited])
     return arguments, {**environment, **variables}
+
+
+def _grpc_address(address: str) -> str:
+    """Triton's gRPC joins address and port by a colon: one that has colons itself needs brackets."""
+    return f"[{address}]" if ":" in address else address
+
+
+def _metrics_address(address: str) -> str:
+    """Triton's HTTP library takes an IPv6 address under this prefix alone."""
+    return f"ipv6:{address}" if ":" in address else address
+
+
+def _http_arguments(listen: Listen, words: Secrets) -> list[str]:
+    if listen.http_port is None:
+        return ["--allow-http=false"]
+    return [
+        "--allow-http=true",
+        f"--http-address={LOOPBACK}",
+        f"--http-port={listen.http_port}",
+        f"--http-restricted-api={RESTRICTED}:transcriber-key={words.api_key}",
+    ]
 
 
 def import_path(entries: Sequence[str], working_dir: Path) -> list[str]:
@@ -209,6 +234,19 @@ def _write_interpreter(folder: Path, base_python: Path) -> None:
     (folder / "pyvenv.cfg").write_text(f"home = {base_python.parent}\ninclude-system-site-packages = false\n", encoding="utf-8")
 
 
+def only_repository(root: Path) -> Path:
+    """Return the one ready repository in a folder of repositories; raises LaunchError where there is none or more than one."""
+    ready = [path for path in repositories(root) if is_ready(path)] if root.is_dir() else []
+    if not ready:
+        raise LaunchError(f"--root {root}: holds no ready repository; build one with `python -m transcriber_repository build`")
+    if len(ready) > 1:
+        names = ", ".join(path.name for path in ready)
+        raise LaunchError(
+            f"--root {root}: holds {len(ready)} ready repositories ({names}); name the one to serve with --repository"
+        )
+    return ready[0]
+
+
 def stop_with(parent_pid: int) -> None:
     """Have the kernel send this process, and what it execs, SIGTERM when its parent dies; raises LaunchError if it has already."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -222,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.stop_with is not None:
             stop_with(options.stop_with)
-        repository_dir = options.repository.absolute()
+        repository_dir = options.repository.absolute() if options.repository else only_repository(options.root.absolute())
         verify(repository_dir, LogLines(_say))
         server = find_server(cache_dir(os.environ))
     except RepositoryError as error:
@@ -239,6 +277,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _become(argv, environment)
 
 
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an IPv4 or IPv6 address, such as 10.0.0.7, fd00::7 or 0.0.0.0") from None
+
+
 def _become(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
     os.execve(argv[0], argv, environment)  # noqa: S606  # no shell is meant
 
@@ -251,13 +296,15 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     listen = Listen()
     parser = argparse.ArgumentParser(prog="python -m transcriber_repository.launch", description=__doc__)
-    parser.add_argument("--repository", type=Path, required=True, metavar="DIR", help="a published repository: <root>/sha256-…")
+    served = parser.add_mutually_exclusive_group(required=True)
+    served.add_argument("--repository", type=Path, metavar="DIR", help="a published repository: <root>/sha256-…")
+    served.add_argument("--root", type=Path, metavar="DIR", help="a folder that holds one published repository")
     parser.add_argument("--grpc-port", type=int, default=listen.grpc_port, metavar="PORT", help="default %(default)s")
-    parser.add_argument(
-        "--http-port", type=int, default=listen.http_port, metavar="PORT", help="loopback only; default %(default)s"
-    )
+    parser.add_argument("--http-port", type=int, metavar="PORT", help="turns HTTP on, on loopback only")
     parser.add_argument("--metrics-port", type=int, default=listen.metrics_port, metavar="PORT", help="default %(default)s")
-    parser.add_argument("--address", default=listen.address, help="of gRPC and metrics; default %(default)s")
+    parser.add_argument(
+        "--address", type=_address, default=listen.address, help="of gRPC and metrics, IPv4 or IPv6; default %(default)s"
+    )
     parser.add_argument("--log-verbose", type=int, default=0, metavar="LEVEL", help="Triton's log level; default %(default)s")
     parser.add_argument("--stop-with", type=int, metavar="PID", help="stop when the parent process, PID, dies")
     return parser

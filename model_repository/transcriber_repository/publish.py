@@ -48,7 +48,7 @@ def clean(root: Path) -> None:
     """Remove what builders that died left: unfinished work, and folders that were renamed but never made ready."""
     remove_tree(root / BUILDING_DIR)
     remove_tree(root / REMOVING_DIR)
-    for path in _repositories(root):
+    for path in repositories(root):
         if not is_ready(path):
             _remove(root, path)
 
@@ -84,13 +84,14 @@ def collect(root: Path, keep: Set[str], on_wait: Callable[[], None] = lambda: No
     with locked(root, on_wait):
         clean(root)
         remove_tree(root / DOWNLOADS_DIR)  # nobody is at work; whose they were may be deleted
-        doomed = [path for path in _repositories(root) if path not in wanted]
+        doomed = [path for path in repositories(root) if path not in wanted]
         for path in doomed:
             _remove(root, path)
     return [path.name.removeprefix("sha256-") for path in doomed]
 
 
-def _repositories(root: Path) -> list[Path]:
+def repositories(root: Path) -> list[Path]:
+    """Return the folders below a root that are named as repositories are, finished or not."""
     return sorted(path for path in root.iterdir() if DIGEST_DIR.fullmatch(path.name) and path.is_dir())
 
 

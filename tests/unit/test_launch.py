@@ -14,13 +14,16 @@ from transcriber_repository.launch import (
     Listen,
     Secrets,
     Server,
+    _parser,
     _wheel_server,
     assemble_backends,
     cache_dir,
     command,
     import_path,
     main,
+    only_repository,
 )
+from transcriber_repository.manifest import ready_text
 
 SERVER = Server(Path("/triton/bin/tritonserver"), Path("/triton/backends"), (Path("/python/lib"), Path("/wheel/libs")))
 WORDS = Secrets("key", "prefix")
@@ -49,12 +52,22 @@ def test_command_keeps_http_on_loopback_when_grpc_is_reachable_from_outside() ->
     given = flags(Listen(grpc_port=1, http_port=2, metrics_port=3, address="0.0.0.0"))
     assert (given["--grpc-address"], given["--metrics-address"], given["--http-address"]) == ("0.0.0.0", "0.0.0.0", "127.0.0.1")
     assert (given["--grpc-port"], given["--http-port"], given["--metrics-port"]) == ("1", "2", "3")
+    assert given["--allow-http"] == "true"
+
+
+def test_command_turns_http_off_where_it_has_no_port() -> None:
+    assert {name: value for name, value in flags(Listen()).items() if "http" in name.split("-")} == {"--allow-http": "false"}
+
+
+def test_command_writes_an_ipv6_address_as_each_of_tritons_servers_reads_it() -> None:
+    given = flags(Listen(address="fd00::7"))
+    assert (given["--grpc-address"], given["--metrics-address"]) == ("[fd00::7]", "ipv6:fd00::7")
 
 
 @pytest.mark.parametrize("flag", ["--grpc-restricted-protocol", "--http-restricted-api"])
 @pytest.mark.parametrize("protocol", ["shared-memory", "model-repository", "model-config", "statistics", "trace", "logging"])
 def test_command_restricts_what_administers_the_server(flag: str, protocol: str) -> None:
-    protocols, _, key = flags()[flag].partition(":")
+    protocols, _, key = flags(Listen(http_port=8000))[flag].partition(":")
     assert protocol in protocols.split(",")
     assert key == "transcriber-key=key"
 
@@ -171,6 +184,59 @@ def test_a_wheel_without_a_server_for_this_python_is_refused(tmp_path: Path) -> 
 def test_main_refuses_a_repository_that_was_never_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--repository", str(tmp_path)]) == EXIT_CODES[Reason.REPOSITORY_CORRUPT]
     assert capsys.readouterr().err.startswith("launch: READY: is missing")
+
+
+def write_ready(repository_dir: Path) -> Path:
+    repository_dir.mkdir(parents=True)
+    manifest = b'{"digest": "' + repository_dir.name.removeprefix("sha256-").encode() + b'", "files": []}'
+    (repository_dir / "MANIFEST.json").write_bytes(manifest)
+    (repository_dir / "READY").write_bytes(ready_text(manifest))
+    return repository_dir
+
+
+def test_root_stands_for_the_one_ready_repository_in_it(tmp_path: Path) -> None:
+    ready = write_ready(tmp_path / f"sha256-{'a' * 64}")
+    (tmp_path / f"sha256-{'b' * 64}").mkdir()  # renamed, but its builder died before READY
+    (tmp_path / ".downloads").mkdir()
+    assert only_repository(tmp_path) == ready
+
+
+@pytest.mark.parametrize("root", ["empty", "absent"])
+def test_root_without_a_ready_repository_is_refused_with_the_command_that_builds_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], root: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["--root", str(tmp_path / root)]) == 1
+    expected = "holds no ready repository; build one with `python -m transcriber_repository build`"
+    assert capsys.readouterr().err == f"launch: --root {tmp_path / root}: {expected}\n"
+
+
+def test_root_with_two_ready_repositories_is_refused_with_their_names(tmp_path: Path) -> None:
+    names = [write_ready(tmp_path / f"sha256-{digit * 64}").name for digit in "ab"]
+    expected = f"holds 2 ready repositories \\({names[0]}, {names[1]}\\); name the one to serve with --repository"
+    with pytest.raises(LaunchError, match=expected):
+        only_repository(tmp_path)
+
+
+@pytest.mark.parametrize("given", [[], ["--repository", "/r", "--root", "/"]])
+def test_main_wants_either_a_repository_or_a_root(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    assert ended.value.code == 2
+    assert "--repository" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "address"), [("10.0.0.7", "10.0.0.7"), ("fd00::7", "fd00::7"), ("[fd00::7]", "fd00::7"), ("::", "::")]
+)
+def test_address_is_ipv4_or_ipv6(given: str, address: str) -> None:
+    assert _parser().parse_args(["--root", "/", "--address", given]).address == address
+
+
+def test_an_address_that_is_none_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--root", "/", "--address", "localhost"])
+    assert "argument --address: 'localhost' is not an IPv4 or IPv6 address" in capsys.readouterr().err
 
 
 def test_main_does_not_start_for_a_parent_that_is_gone(tmp_path: Path) -> None:

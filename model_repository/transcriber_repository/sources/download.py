@@ -23,9 +23,10 @@ SCHEMES: Final = ("hf", "s3", "https", "file", "pvc")
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """A file on disk as it was read: size in bytes, sha256 in hex."""
+    """A file on disk as it was read: its path below the source's uri, size in bytes, sha256 in hex."""
 
     path: Path
+    source_path: str
     size: int
     sha256: str
 
@@ -115,7 +116,7 @@ def _download(subject: str, file: RemoteFile, into: Path, meter: Meter, pause: C
             subject,
             f"has sha256 {digest.hexdigest()}, expected {file.sha256}: correct the hash or replace the file",
         )
-    return FetchedFile(path, size, digest.hexdigest())
+    return FetchedFile(path, file.path, size, digest.hexdigest())
 
 
 def _resume(path: Path, announced: int | None, update: Callable[[bytes], None], meter: Meter) -> int:

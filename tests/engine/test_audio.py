@@ -197,11 +197,40 @@ def test_limit_of_seconds_at_the_border_accepts_the_limit_and_refuses_one_sample
 
 
 def test_bomb_when_decoded_is_stopped_at_the_limit_and_its_decoder_is_gone():
-    bomb = encode(np.zeros(SAMPLE_RATE_HZ * 600, np.float32), "flac", "flac", SAMPLE_RATE_HZ, "s16")
+    bomb = bytearray(encode(np.zeros(SAMPLE_RATE_HZ * 600, np.float32), "flac", "flac", SAMPLE_RATE_HZ, "s16"))
     assert len(bomb) < 200 * 600  # bytes for each second, where speech takes thousands
+    bomb[21] &= 0xF0  # STREAMINFO's count of samples: unknown
+    bomb[22:26] = bytes(4)
     before = children()
-    assert refusal(bomb, AudioLimits(1 << 20, 60)).refusal is Refusal.OUT_OF_RANGE
+    blocks = decode(bytes(bomb), AudioLimits(1 << 20, 60)).blocks()
+    for _ in range(60):
+        next(blocks)
+    with pytest.raises(RequestError) as caught:
+        next(blocks)
+    assert caught.value.refusal is Refusal.OUT_OF_RANGE
     assert children() == before
+
+
+@pytest.mark.parametrize("name", ["flac", "wav s16", "m4a"])
+def test_audio_whose_header_tells_that_it_is_too_long_when_decoded_is_refused_before_its_first_sample(name):
+    blocks = decode(FORMATS[name](), AudioLimits(1 << 20, 0.9)).blocks()
+    with pytest.raises(RequestError, match="longer than 1 s") as caught:
+        next(blocks)
+    assert caught.value.refusal is Refusal.OUT_OF_RANGE
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if "channels" not in name])
+def test_what_a_header_announces_is_known_from_the_first_block_on(name):
+    source = decode(FORMATS[name](), LIMITS)
+    next(source.blocks())
+    assert source.announced_seconds == pytest.approx(2.0, abs=0.06)
+
+
+def test_a_flac_whose_header_lies_beyond_the_limit_when_decoded_is_refused_by_its_own_word():
+    lie = bytearray(FORMATS["flac"]())
+    lie[21] |= 0x0F
+    with pytest.raises(RequestError, match="longer than 1 h"):
+        next(decode(bytes(lie), LIMITS).blocks())
 
 
 def test_consumer_that_stops_early_leaves_no_decoder_behind():
@@ -244,8 +273,8 @@ def test_decoder_that_hangs_is_ended_and_named(monkeypatch):
     started = threading.Event()
     start = audio._start
 
-    def stopped(data: bytes):
-        child = start(data)
+    def stopped(*arguments):
+        child = start(*arguments)
         os.kill(child.pid, signal.SIGSTOP)
         started.set()
         return child

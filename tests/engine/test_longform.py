@@ -1,12 +1,13 @@
-import json
 from itertools import pairwise
 
 import numpy as np
+import pytest
+from benchmarks.recordings import recordings, samples_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.engine.recordings import CLIPS, tone
-from transcriber_engine.audio import SAMPLE_RATE_HZ, AudioLimits, decode
+from tests.engine.recordings import READING, tone
+from transcriber_engine.audio import SAMPLE_RATE_HZ
 from transcriber_engine.longform import (
     MAX_GAP_SAMPLES,
     MIN_SPEECH_SAMPLES,
@@ -18,7 +19,7 @@ from transcriber_engine.longform import (
     stitch,
 )
 from transcriber_engine.result import Segment
-from transcriber_engine.vad import FRAME_SAMPLES
+from transcriber_engine.vad import FRAME_SAMPLES, SpeechDetector
 
 LIMIT = 5 * SAMPLE_RATE_HZ
 
@@ -89,9 +90,16 @@ def test_windows_without_detection_when_joined_are_the_whole_audio(count, limit)
     assert np.array_equal(np.concatenate([w.samples for w in windows]), samples)
 
 
-def test_silence_gives_no_windows():
-    assert windows_of(np.zeros(60 * SAMPLE_RATE_HZ, np.float32), 16_000) == []
-    assert windows_of(np.zeros(60 * SAMPLE_RATE_HZ, np.float32), 16_000, detector=WindowCutter(LIMIT).detector) == []
+@pytest.mark.parametrize(
+    "samples",
+    [
+        pytest.param(np.zeros(60 * SAMPLE_RATE_HZ, np.float32), id="silence"),
+        pytest.param(np.random.default_rng(0).normal(0, 0.01, 10 * SAMPLE_RATE_HZ).astype(np.float32), id="white noise"),
+        pytest.param(np.full(10 * SAMPLE_RATE_HZ, 0.5, np.float32), id="direct current"),
+    ],
+)
+def test_sound_without_speech_gives_no_windows(samples):
+    assert windows_of(samples, 16_000, detector=SpeechDetector()) == []
 
 
 def test_a_click_gives_no_window():
@@ -139,14 +147,11 @@ def test_memory_stays_within_about_two_windows_on_any_length():
 
 
 def test_real_reading_is_cut_into_windows_that_hold_all_of_its_speech():
-    data = (CLIPS / "en-two-cities.flac").read_bytes()
-    source = decode(data, AudioLimits(1 << 24, 60))
-    samples = np.concatenate(list(source.blocks()))
-    windows = list(cut([samples], WindowCutter(30 * SAMPLE_RATE_HZ)))
+    [reading] = [recording for recording in recordings() if recording.path == READING]
+    windows = list(cut([samples_of(reading.path)], WindowCutter(30 * SAMPLE_RATE_HZ)))
     assert len(windows) == 2
     assert sum(window.seconds for window in windows) > 40
-    words = json.loads((CLIPS / "transcripts.json").read_text(encoding="utf-8"))["en-two-cities.flac"]["text"].split()
-    assert len(words) / sum(window.seconds for window in windows) < 4  # words a second: none was squeezed out
+    assert len(reading.text.split()) / sum(window.seconds for window in windows) < 4  # words a second: none was squeezed out
 
 
 def segment(start: float, end: float) -> Segment:

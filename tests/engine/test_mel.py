@@ -2,15 +2,16 @@ import time
 
 import numpy as np
 import pytest
+from benchmarks.recordings import samples_of
 from transformers import WhisperFeatureExtractor
 
-from tests.engine.recordings import CLIPS, tone
-from transcriber_engine.audio import SAMPLE_RATE_HZ, AudioLimits, decode
+from tests.engine.recordings import READING, tone
+from transcriber_engine.audio import SAMPLE_RATE_HZ
 from transcriber_engine.mel import FRAMES, WINDOW_SAMPLES, log_mel, mel_filters
 
 RANDOM = np.random.default_rng(7)
 SOUNDS = {
-    "speech": lambda: np.concatenate(list(decode((CLIPS / "en-two-cities.flac").read_bytes(), AudioLimits(1 << 24, 60)).blocks())),
+    "speech": lambda: samples_of(READING),
     "noise of a full window": lambda: RANDOM.standard_normal(WINDOW_SAMPLES).astype(np.float32),
     "tone up to the very end": lambda: tone(30.0),
     "silence": lambda: np.zeros(SAMPLE_RATE_HZ, np.float32),

@@ -83,6 +83,14 @@ def test_text_that_would_end_a_cue_stays_inside_its_cue(write, text):
     assert len(re.split(r"\n\n+", written.strip())) == (2 if write is to_srt else 3)
 
 
+def test_subtitles_hours_into_a_recording_are_read_with_their_times_and_texts():
+    whole = transcript(segment(0, 0, 0.5, " One -->\n\ntwo."), segment(1, 3600.75, 3601.25, " Three."))
+    cues = list(srt.parse(to_srt(whole)))
+    assert [(cue.start.total_seconds(), cue.content) for cue in cues] == [(0, "One → two."), (3600.75, "Three.")]
+    captions = webvtt.from_string(to_vtt(whole)).captions
+    assert [(caption.start, caption.text) for caption in captions] == [("00:00:00.000", "One → two."), ("01:00:00.750", "Three.")]
+
+
 def test_vtt_when_text_holds_markup_shows_it_as_it_was_said():
     [cue] = webvtt.from_buffer(io.StringIO(to_vtt(transcript(segment(0, 0, 1, "a < b & c > d <i>x</i>")))))
     assert cue.raw_text == "a &lt; b &amp; c &gt; d &lt;i&gt;x&lt;/i&gt;"

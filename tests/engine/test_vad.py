@@ -1,18 +1,16 @@
-import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.recordings import recordings, samples_of
 from faster_whisper.vad import get_vad_model
 
-from tests.engine.recordings import CLIPS, tone
-from transcriber_engine.audio import AudioLimits, decode
+from tests.engine.recordings import CLIPS, READING, tone
 from transcriber_engine.vad import FRAME_SAMPLES, SpeechDetector
 
-
-def recording(name: str) -> np.ndarray:
-    return np.concatenate(list(decode((CLIPS / name).read_bytes(), AudioLimits(1 << 24, 60)).blocks()))
+PANGRAM = CLIPS / "en-quick-brown-fox.flac"
 
 
 def whole_frames(samples: np.ndarray) -> np.ndarray:
@@ -20,7 +18,7 @@ def whole_frames(samples: np.ndarray) -> np.ndarray:
 
 
 def test_probabilities_of_a_reading_equal_faster_whispers():
-    samples = whole_frames(recording("en-two-cities.flac"))
+    samples = whole_frames(samples_of(READING))
     theirs = np.asarray(get_vad_model()(samples.copy())).reshape(-1)
     # The last frame is left out: faster-whisper blanks its end in place.
     assert np.abs(SpeechDetector().probabilities(samples) - theirs)[:-1].max() < 1e-4
@@ -28,7 +26,7 @@ def test_probabilities_of_a_reading_equal_faster_whispers():
 
 @pytest.mark.parametrize("frames_at_once", [1, 7, 100])
 def test_probabilities_when_audio_comes_in_parts_are_those_of_the_whole(frames_at_once):
-    samples = whole_frames(recording("en-quick-brown-fox.flac"))
+    samples = whole_frames(samples_of(PANGRAM))
     detector = SpeechDetector()
     step = frames_at_once * FRAME_SAMPLES
     parts = [detector.probabilities(samples[start : start + step]) for start in range(0, samples.shape[0], step)]
@@ -36,7 +34,7 @@ def test_probabilities_when_audio_comes_in_parts_are_those_of_the_whole(frames_a
 
 
 def test_two_detectors_at_once_do_not_hear_each_other():
-    samples = whole_frames(recording("en-quick-brown-fox.flac"))
+    samples = whole_frames(samples_of(PANGRAM))
     alone = SpeechDetector().probabilities(samples)
     one, other = SpeechDetector(), SpeechDetector()
     first = one.probabilities(samples[: 20 * FRAME_SAMPLES])
@@ -58,9 +56,9 @@ def test_sound_without_speech_is_hardly_ever_taken_for_speech(samples):
     assert (SpeechDetector().probabilities(samples) > 0.5).mean() < 0.02
 
 
-@pytest.mark.parametrize("name", sorted(json.loads((CLIPS / "transcripts.json").read_text(encoding="utf-8"))))
-def test_every_recording_has_speech(name):
-    assert (SpeechDetector().probabilities(whole_frames(recording(name))) > 0.5).mean() > 0.3
+@pytest.mark.parametrize("path", [recording.path for recording in recordings()], ids=lambda path: path.name)
+def test_every_recording_has_speech(path: Path):
+    assert (SpeechDetector().probabilities(whole_frames(samples_of(path))) > 0.5).mean() > 0.3
 
 
 def test_audio_modules_when_imported_bring_in_no_torch():

@@ -1,7 +1,6 @@
 """E1 and E2 on whisper-base: real and synthetic speech in ten languages, against ourselves and against Hugging Face."""
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,12 @@ from transformers.generation.logits_process import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from tests.engine.conftest import SpokenWindow
+from tests.engine.conftest import SpokenWindow, decode
 from transcriber_engine.model_config import ModelConfig
-from transcriber_engine.scheduler import MAX_NEW_TOKENS, DraftSource, Job, Scheduler, WindowRequest, WindowTokens
+from transcriber_engine.scheduler import MAX_NEW_TOKENS, DraftSource, WindowTokens
 from transcriber_engine.weights import MAX_INITIAL_TIMESTAMP_STEPS, DecoderPair
 
 pytestmark = pytest.mark.timeout(900)
-
-
-def decode(
-    pair: DecoderPair,
-    windows: Sequence[SpokenWindow],
-    slots: int,
-    source: DraftSource,
-    most: int,
-    *,
-    timestamps: bool,
-    detect: bool,
-) -> list[WindowTokens]:
-    scheduler = Scheduler(pair, slots, source, most)
-    scheduler.calibrate()
-    results: dict[int, WindowTokens | BaseException] = {}
-    for i, window in enumerate(windows):
-        request = WindowRequest(window.hidden, language=None if detect else window.language, timestamps=timestamps)
-        scheduler.submit(Job(request, lambda outcome, i=i: results.__setitem__(i, outcome)))
-    scheduler.run_until_idle()
-    outcomes = [results[i] for i in range(len(windows))]
-    assert all(isinstance(outcome, WindowTokens) for outcome in outcomes), outcomes
-    return outcomes  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["without timestamps", "with timestamps"])

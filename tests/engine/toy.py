@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
 
+from tests.vocabulary import special_tokens
 from transcriber_engine.decoder import Decoder
 from transcriber_engine.model_config import ModelConfig
 from transcriber_engine.tokens import WhisperTokenizer
@@ -14,18 +15,7 @@ from transcriber_engine.weights import DecoderPair, vocabulary
 
 WORDS = 24
 TIMESTAMPS = 12
-SPECIAL = [
-    "<|endoftext|>",
-    "<|startoftranscript|>",
-    "<|en|>",
-    "<|de|>",
-    "<|translate|>",
-    "<|transcribe|>",
-    "<|startoflm|>",
-    "<|startofprev|>",
-    "<|nospeech|>",
-    "<|notimestamps|>",
-]
+SPECIAL = special_tokens("en", "de")
 
 
 def toy_tokenizer() -> WhisperTokenizer:

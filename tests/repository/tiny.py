@@ -12,23 +12,13 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from tests.vocabulary import special_tokens
 from transcriber_api.v1alpha1 import Spec
 from transcriber_repository.adapters import ADAPTERS
 from transcriber_repository.formats.layout import decoder_shapes, encoder_shapes
 
 Tensors = dict[str, np.ndarray]
-TOKENS = [
-    *"abcdefghij",
-    "<|endoftext|>",
-    "<|startoftranscript|>",
-    "<|en|>",
-    "<|translate|>",
-    "<|transcribe|>",
-    "<|startoflm|>",
-    "<|startofprev|>",
-    "<|nospeech|>",
-    "<|notimestamps|>",
-]
+TOKENS = [*"abcdefghij", *special_tokens("en")]
 DIMENSIONS = {
     "vocab_size": len(TOKENS) + 1501,
     "d_model": 8,

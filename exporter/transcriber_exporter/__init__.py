@@ -1,0 +1,1 @@
+"""Sidecar of a serving pod: canary readiness, liveness and drain."""

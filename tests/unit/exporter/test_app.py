@@ -1,0 +1,176 @@
+"""The endpoints, over HTTP, with a Triton that does as it is told and a clock that moves when it is told to."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.unit.exporter.fakes import SILENT, Clock, FakeTriton
+from transcriber_exporter.app import Sidecar
+from transcriber_exporter.canary import Outcome, Timing
+from transcriber_exporter.drain import Drain
+from transcriber_exporter.load import Load
+from transcriber_exporter.metrics import Metrics
+from transcriber_exporter.triton import TritonGoneError
+from transcriber_exporter.watch import Watch
+
+TIMING = Timing()
+
+
+@dataclass
+class Rig:
+    """A sidecar and all around it."""
+
+    triton: FakeTriton
+    clock: Clock
+    watch: Watch
+    client: TestClient
+
+    async def get(self, path: str) -> tuple[int, str]:
+        async with self.client.get(path) as answer:
+            return answer.status, (await answer.text()).strip()
+
+    async def codes(self) -> tuple[int, int, int]:
+        """What startup, readiness and liveness answer."""
+        startup, ready, live = [(await self.get(f"/triton/{name}"))[0] for name in ("startup", "ready", "live")]
+        return startup, ready, live
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let the watch look every second meanwhile."""
+        until = self.clock.now + seconds
+        while self.clock.now < until:
+            self.clock.now += 1
+            await self.watch.step()
+
+    async def metrics(self) -> dict[str, float]:
+        _, text = await self.get("/metrics")
+        samples = [sample for family in text_string_to_metric_families(text + "\n") for sample in family.samples]
+        return {sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value for sample in samples}
+
+
+@pytest_asyncio.fixture
+async def rig() -> AsyncIterator[Rig]:
+    triton, clock, metrics = FakeTriton(), Clock(), Metrics()
+    watch = Watch(triton, TIMING, metrics, clock)
+    sidecar = Sidecar(watch, Drain(triton, 30, clock, clock.pause), metrics, clock)
+    async with TestClient(TestServer(sidecar.application())) as client:
+        yield Rig(triton, clock, watch, client)
+
+
+@pytest.mark.asyncio
+async def test_probes_follow_triton_from_its_start_to_its_failure_and_back(rig: Rig) -> None:
+    rig.triton.broken, rig.triton.outcome = TritonGoneError("nobody listens"), Outcome.UNREACHABLE
+    await rig.pass_time(30)
+    assert await rig.codes() == (503, 503, 200)
+    rig.triton.broken, rig.triton.outcome = None, Outcome.PASSED
+    await rig.pass_time(3)
+    assert await rig.codes() == (200, 200, 200)
+    rig.triton.outcome = Outcome.FAILED
+    await rig.pass_time(9)
+    assert await rig.codes() == (200, 503, 200)
+    assert await rig.get("/triton/ready") == (503, "it failed within 30 s")
+    await rig.pass_time(TIMING.restart_after)
+    assert await rig.codes() == (200, 503, 503)
+    rig.triton.outcome = Outcome.PASSED
+    await rig.pass_time(3)
+    assert await rig.codes() == (200, 200, 200)
+
+
+@pytest.mark.asyncio
+async def test_a_busy_triton_stays_ready_and_is_asked_once_a_minute(rig: Rig) -> None:
+    await rig.pass_time(1)
+    rig.triton.outcome, rig.triton.load = Outcome.TIMED_OUT, Load(requests=40, queued_audio_seconds=9000)
+    asked = rig.triton.canaries
+    for _ in range(600):
+        rig.triton.output_tokens += 25
+        await rig.pass_time(1)
+        assert (await rig.get("/triton/ready"))[0] == 200
+    assert rig.triton.canaries - asked <= 11
+    assert (await rig.get("/triton/live"))[0] == 200
+
+
+@pytest.mark.asyncio
+async def test_an_idle_triton_is_asked_every_interval(rig: Rig) -> None:
+    await rig.pass_time(1 + 10 * TIMING.interval)
+    assert rig.triton.canaries == 11
+
+
+@pytest.mark.asyncio
+async def test_canaries_alone_tell_where_the_metrics_do_not(rig: Rig) -> None:
+    rig.triton.broken = SILENT
+    await rig.pass_time(100)
+    assert await rig.codes() == (200, 200, 200)
+    rig.triton.outcome = Outcome.FAILED
+    await rig.pass_time(9)
+    assert (await rig.get("/triton/ready"))[0] == 503
+
+
+@pytest.mark.asyncio
+async def test_a_drain_makes_it_unready_for_good_and_says_what_is_left(rig: Rig) -> None:
+    await rig.pass_time(1)
+    rig.triton.load = Load(active_slots=2)
+    async with rig.client.get("/drain") as answer:
+        report = await answer.json()
+    assert answer.status == 200
+    assert (report["drained"], report["left"]["active_slots"]) == (False, 2)
+    assert await rig.codes() == (200, 503, 200)
+    assert await rig.get("/triton/ready") == (503, "draining: this pod takes no new work")
+    rig.clock.now += 10 * TIMING.restart_after
+    assert (await rig.get("/triton/live"))[0] == 200  # no canaries any more, and a restart would lose what is in flight
+    assert (await rig.metrics())["transcriber_draining"] == 1
+
+
+@pytest.mark.asyncio
+async def test_metrics_are_there_from_the_start_and_count_every_outcome(rig: Rig) -> None:
+    before = await rig.metrics()
+    assert {name: value for name, value in before.items() if name.startswith("transcriber_canaries_total")} == {
+        f"transcriber_canaries_total {outcome}": 0 for outcome in Outcome
+    }
+    assert (before["transcriber_ready"], before["transcriber_live"], before["transcriber_draining"]) == (0, 1, 0)
+    await rig.pass_time(1)
+    rig.triton.outcome = Outcome.WRONG
+    await rig.pass_time(TIMING.interval)
+    rig.triton.broken = SILENT
+    await rig.pass_time(1)
+    after = await rig.metrics()
+    assert (after["transcriber_canaries_total passed"], after["transcriber_canaries_total wrong"]) == (1, 1)
+    assert (after["transcriber_canary_success"], after["transcriber_ready"]) == (0, 0)
+    assert (after["transcriber_canary_duration_seconds_count"], after["transcriber_canary_duration_seconds_sum"]) == (2, 1)
+    assert (after["transcriber_exporter_scrapes_total"], after["transcriber_exporter_scrape_failures_total"]) == (9, 1)
+    assert after["transcriber_canary_last_success_timestamp_seconds"] > 0
+
+
+@pytest.mark.asyncio
+async def test_status_tells_people_everything(rig: Rig) -> None:
+    rig.triton.outcome, rig.triton.load = Outcome.WRONG, Load(requests=1)
+    await rig.pass_time(1)
+    rig.clock.now += 1.5
+    async with rig.client.get("/status") as answer:
+        status = await answer.json()
+    assert status["ready"] == {"holds": False, "message": "no canary has passed yet: it wrong within 30 s"}
+    assert status["last_canary"] == {
+        "outcome": "wrong",
+        "message": "it wrong within 30 s",
+        "duration_seconds": 0.5,
+        "ended_seconds_ago": 1.5,
+    }
+    assert status["load"]["requests"] == 1
+
+
+@pytest.mark.asyncio
+async def test_the_log_tells_each_change_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "transcriber_exporter")
+    await rig.pass_time(20)
+    rig.triton.outcome = Outcome.FAILED
+    await rig.pass_time(20)
+    rig.triton.broken = SILENT
+    await rig.pass_time(20)
+    assert [record.message for record in caplog.records] == [
+        "ready",
+        "not ready: it failed within 30 s",
+        "not ready: it failed within 30 s",
+        "metrics: timed out; canaries alone tell how Triton is, until it answers again",
+    ]

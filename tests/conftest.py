@@ -9,6 +9,10 @@ import pytest
 from transcriber_repository.launch import LaunchError, Server, cache_dir, find_server
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew instead of comparing with them")
+
+
 def unavailable(reason: str) -> NoReturn:
     """Skip a test that this machine cannot run; with CI=true that is a failure."""
     if os.environ.get("CI") == "true":

@@ -101,10 +101,10 @@ class Running:
         found: dict[str, Any] = json.loads((await _read(self._debug, f"/debug/{namespace}/{name}"))[1])
         return found
 
-    async def leads(self) -> None:
-        """Wait until it holds the Lease and hears itself."""
+    async def is_in(self, role: str) -> None:
+        """Wait until it is in this role: Standby or Leading."""
         async with asyncio.timeout(PATIENCE):
-            while await self.role() != "Leading":
+            while await self.role() != role:
                 if self.process.returncode is not None:
                     raise AssertionError(f"the operator ended with {self.process.returncode}: {self.log()[-5:]}")
                 await asyncio.sleep(0.1)  # it announces nothing: it is asked

@@ -16,7 +16,7 @@ from transcriber_api.conditions import ConditionType, Observation, Reason, merge
 from transcriber_api.status import Status
 from transcriber_operator.clock import SystemClock
 from transcriber_operator.cluster.kube import Kube
-from transcriber_operator.cluster.resources import TRANSCRIBER_DEPLOYMENT, resource_of
+from transcriber_operator.cluster.resources import TRANSCRIBER_DEPLOYMENT, Resource, resource_of
 from transcriber_operator.debug import Journal
 from transcriber_operator.decide.decision import Announcement, Apply, Decision, Key, Prune
 from transcriber_operator.decide.live import replicas_owners
@@ -33,8 +33,6 @@ from transcriber_operator.observe.progress import ProgressReader
 from transcriber_operator.render.names import DEPLOYMENT_LABEL
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
-CONFIG_MAP = resource_of("v1", "ConfigMap")
-DEPLOYMENT = resource_of("apps/v1", "Deployment")
 CONTROLLER, AUTOSCALER = "transcriber-controller", "transcriber-autoscaler"
 LABELS = {"app.kubernetes.io/managed-by": "transcriber-operator", DEPLOYMENT_LABEL: "whisper"}
 
@@ -111,6 +109,20 @@ async def test_what_is_not_rendered_any_more_goes_and_what_others_added_stays(cl
     )
     await cluster.carry_out(applied(await cluster.child("one", data={"kept": "1"})))
     assert (await cluster.get("configmap", "one"))["data"] == {"kept": "1", "theirs": "1"}
+
+
+async def test_an_entry_that_was_edited_by_hand_under_another_key_is_undone(cluster: Cluster) -> None:
+    spec = {"clusterIP": "None", "ports": [{"name": "grpc", "port": 8001, "protocol": "TCP"}]}
+    manifest = await cluster.child("whisper", kind="Service", spec=spec)
+    await cluster.carry_out(applied(manifest))
+    patch = json.dumps({"spec": {"ports": [{"name": "grpc", "port": 1}]}})
+    await kubectl(
+        cluster.plane, "patch", "service", "whisper", f"--namespace={cluster.namespace}", "--type=merge", f"--patch={patch}"
+    )
+    await cluster.carry_out(applied(manifest))
+    live = await cluster.get("service", "whisper")
+    assert [port["port"] for port in live["spec"]["ports"]] == [8001]
+    assert [entry["manager"] for entry in live["metadata"]["managedFields"]] == [CONTROLLER]
 
 
 async def test_the_autoscalers_replicas_survive_what_the_controller_applies(cluster: Cluster) -> None:
@@ -212,6 +224,15 @@ async def test_the_status_of_a_resource_that_was_made_anew_is_not_written(cluste
     assert "status" not in await cluster.get("transcriberdeployment", "whisper")
 
 
+async def test_the_status_is_written_though_others_wrote_meanwhile(cluster: Cluster) -> None:
+    before = await cluster.observe()
+    await kubectl(cluster.plane, "annotate", "transcriberdeployment", "whisper", "by=hand", f"--namespace={cluster.namespace}")
+    await cluster.executor.write_status(before.resource, status(ConditionType.READY))
+    live = await cluster.get("transcriberdeployment", "whisper")
+    assert [condition["type"] for condition in live["status"]["conditions"]] == ["Ready"]
+    assert live["metadata"]["annotations"] == {"by": "hand"}
+
+
 async def test_what_the_api_server_refuses_is_told_in_the_status_with_its_words(cluster: Cluster) -> None:
     broken = await cluster.deployment(replicas=-1)
     decided = Decision(apply=(applied(broken),), status=status(ConditionType.READY, ConditionType.SPEC_VALID))
@@ -259,8 +280,8 @@ async def test_an_orphan_of_ours_is_taken_in_again(cluster: Cluster) -> None:
 
 
 async def test_what_the_operator_has_no_right_to_is_transient_and_named(cluster: Cluster) -> None:
-    with pytest.raises(TransientError, match=r"403 .*cannot list resource"):
-        await cluster.kube.select(CONFIG_MAP, "kube-system/../../../../api/v1/secrets", "")
+    with pytest.raises(TransientError, match=r"403 .*cannot list resource \"secrets\""):
+        await cluster.kube.select(Resource("v1", "Secret", "secrets"), cluster.namespace, "")
     with pytest.raises(TransientError, match=r"403 .*cannot get resource \"leases\""):
         await cluster.kube.get(resource_of("coordination.k8s.io/v1", "Lease"), "kube-system", "kube-scheduler")
 

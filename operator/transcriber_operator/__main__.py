@@ -1,0 +1,183 @@
+"""`python -m transcriber_operator`: stand by for the Lease, then reconcile until stopped.
+
+Exit codes: 0 stopped when asked to, 1 could not go on (the pod is started anew), 2 the settings are wrong.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Final, NoReturn
+
+import kopf
+from prometheus_client import disable_created_metrics
+
+from transcriber_operator import log
+from transcriber_operator.clock import SystemClock
+from transcriber_operator.cluster.kube import Kube
+from transcriber_operator.cluster.pace import Pace
+from transcriber_operator.cluster.resources import TRANSCRIBER_DEPLOYMENT
+from transcriber_operator.debug import Journal
+from transcriber_operator.decide.observed import Installation
+from transcriber_operator.decide.pipeline import decide
+from transcriber_operator.errors import NotFoundError, OperatorError
+from transcriber_operator.execute.executor import Executor
+from transcriber_operator.execute.lease import Lease, LeaseTimes
+from transcriber_operator.handlers.health import Health
+from transcriber_operator.handlers.lifecycle import handlers, operator_settings, watched_namespaces
+from transcriber_operator.handlers.racing import unless
+from transcriber_operator.handlers.reconcile import Reconciler
+from transcriber_operator.handlers.schedule import Timing
+from transcriber_operator.handlers.servers import debug_app, health_app, metrics_app, serving
+from transcriber_operator.handlers.wakes import Wakes
+from transcriber_operator.metrics import Metrics
+from transcriber_operator.observe.gatherer import Gatherer
+from transcriber_operator.observe.progress import ProgressReader
+from transcriber_operator.settings import Settings, SettingsError, describe
+
+FAILED: Final = 1
+MISCONFIGURED: Final = 2
+
+logger = logging.getLogger("transcriber_operator")
+
+
+class Operator:
+    """The parts of one process, put together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock = SystemClock()
+        self.metrics = Metrics()
+        self.journal = Journal()
+        self.wakes = Wakes()
+        self.health = Health(self.clock)
+        times = LeaseTimes()
+        identity = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        self.lease_kube = Kube(settings.kubeconfig, self.metrics, call_seconds=times.answer)
+        self.lease = Lease(self.lease_kube, self.clock, settings.operator_namespace, settings.lease_name, identity, times)
+        self.kube = Kube(settings.kubeconfig, self.metrics, Pace(settings.api_calls_per_second, self.clock), self.lease.require)
+        self.progress = ProgressReader()
+        installation = Installation(
+            serving_image=settings.serving_image, namespace=settings.operator_namespace, https_hosts=settings.https_hosts
+        )
+        self.reconciler = Reconciler(
+            Gatherer(self.kube, self.progress, installation),
+            Executor(self.kube, identity, self.metrics, self.clock),
+            decide,
+            self.clock,
+            self.metrics,
+            self.journal,
+            self.wakes,
+            Timing(resync_seconds=settings.resync_seconds),
+        )
+        self.metrics.show_age("heartbeat_age_seconds", "Age of the last heartbeat in seconds.", self.health.seconds_since_heartbeat)
+        self.metrics.show_age("pass_age_seconds", "Seconds since a pass has ended.", self.reconciler.seconds_since_pass)
+
+    async def run(self) -> int:
+        """Run until stopped; returns the exit code."""
+        stop = asyncio.Event()
+        _stop_on_signals(stop)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(
+                serving(
+                    (self.settings.metrics_address, metrics_app(self.metrics)),
+                    (self.settings.health_address, health_app(self.health, self.reconciler.seconds_since_pass)),
+                    (self.settings.debug_address, debug_app(self.journal)),
+                )
+            )
+            for part in (self.progress, self.kube, self.lease_kube):
+                await stack.enter_async_context(part)
+            await self._require_kind()
+            stopping = asyncio.ensure_future(stop.wait())
+            await unless(stopping, self.lease.acquire())
+            code = await self._lead(stop) if self.lease.is_held else 0
+            stopping.cancel()
+            return code
+
+    async def _require_kind(self) -> None:
+        """Raise OperatorError unless our kind exists and may be read: Kopf would wait for it in silence."""
+        for namespace in self.settings.namespaces or (None,):
+            try:
+                await self.kube.probe(TRANSCRIBER_DEPLOYMENT, namespace)
+            except NotFoundError as error:
+                raise OperatorError(
+                    f"the CustomResourceDefinition of TranscriberDeployment is missing; install it: {error}"
+                ) from None
+
+    async def _lead(self, stop: asyncio.Event) -> int:
+        self.health.lead()
+        self.metrics.is_leading.set(1)
+        self.lease.guard(_end_at_once)
+        keeping = asyncio.create_task(self.lease.keep(), name="lease")
+        reconciling = asyncio.create_task(self._reconcile(stop), name="kopf")
+        await asyncio.wait({keeping, reconciling}, return_when=asyncio.FIRST_COMPLETED)
+        if not reconciling.done() and not stop.is_set():
+            _end_at_once()
+        await asyncio.wait({reconciling})
+        keeping.cancel()
+        await self.lease.release()
+        if error := reconciling.exception():
+            logger.critical("The watches ended, and so does the operator", exc_info=error)
+            return FAILED
+        return 0 if stop.is_set() else FAILED
+
+    async def _reconcile(self, stop: asyncio.Event) -> None:
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Kopf takes the signals for itself when it starts; taken back, they also tell us that the end is wanted.
+        ready.add_done_callback(lambda _: _stop_on_signals(stop))
+        namespaces = watched_namespaces(self.settings)
+        await kopf.operator(
+            registry=handlers(self.settings, self.reconciler, self.wakes, self.health, self.lease),
+            settings=operator_settings(self.lease),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+def _end_at_once() -> NoReturn:
+    """End without another await: nothing that is under way, Kopf's included, may write any more."""
+    logger.critical("The Lease is lost: another operator may be at work")
+    log.flush()
+    os._exit(FAILED)
+
+
+def main() -> int:
+    """Read the settings and run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m transcriber_operator",
+        description="The operator of TranscriberDeployments. It takes its settings from the environment:",
+        epilog=f"{describe()}\n\nExit codes: 0 stopped when asked to; 1 could not go on, start it anew; 2 wrong settings.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version("transcriber-operator"))
+    parser.parse_args()
+    try:
+        settings = Settings.from_environment(os.environ)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\nSee python -m transcriber_operator --help.\n")
+        return MISCONFIGURED
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more per counter, of the time that it was made
+    log.configure(settings.log_format, settings.log_level, sys.stderr)
+    try:
+        return asyncio.run(Operator(settings).run())
+    except OperatorError as error:
+        logger.critical("Cannot start: %s", error)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

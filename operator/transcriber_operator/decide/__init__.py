@@ -1,0 +1,1 @@
+"""Pure: from what was observed to what is to be written."""

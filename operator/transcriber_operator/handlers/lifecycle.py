@@ -1,0 +1,116 @@
+"""Kopf, set up: how it logs in, what it watches, and the one daemon per resource.
+
+Kopf keeps no state in the cluster here: no handler detects changes, so all that it writes is the finalizer of the daemon.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import kopf
+from kubernetes.aio.client import Configuration
+
+from transcriber_api.v1alpha1 import GROUP
+from transcriber_operator.cluster.credentials import load_configuration
+from transcriber_operator.cluster.resources import CHILDREN, LEASE, POD, TRANSCRIBER_DEPLOYMENT
+from transcriber_operator.execute.lease import Lease
+from transcriber_operator.handlers.health import Health
+from transcriber_operator.handlers.reconcile import Reconciler
+from transcriber_operator.handlers.wakes import Wakes
+from transcriber_operator.observe.gatherer import MANAGED_BY_LABEL, OURS
+from transcriber_operator.render.names import DEPLOYMENT_LABEL, MANAGED_BY
+from transcriber_operator.settings import Settings
+
+FINALIZER: Final = f"{GROUP}/operator"
+STATE_PREFIX: Final = f"{GROUP}/kopf"  # of annotations that nothing here gives Kopf a reason to write
+REQUEST_SECONDS: Final = 30.0
+CONNECT_SECONDS: Final = 10.0
+
+
+def operator_settings(lease: Lease) -> kopf.OperatorSettings:
+    """Return Kopf's settings: nothing is discovered or posted, and watches ask only for what is ours."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.networking.request_timeout = REQUEST_SECONDS
+    settings.networking.connect_timeout = CONNECT_SECONDS
+    settings.persistence.finalizer = FINALIZER
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=STATE_PREFIX)
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(
+        prefix=STATE_PREFIX, key="last-handled", ignored_fields=["spec", "metadata"]
+    )
+    settings.background.cancellation_polling = 1.0
+    settings.background.instant_exit_timeout = 1.0  # a daemon ends at once: no need to write that it is ending
+    for resource in (*CHILDREN, POD):
+        settings.watching.label_selectors[resource.api_version, resource.plural] = OURS
+    # A role with resourceNames allows this: the one Lease, and not the heartbeats of all nodes.
+    settings.watching.field_selectors[LEASE.api_version, LEASE.plural] = f"metadata.name={lease.name}"
+    return settings
+
+
+def handlers(settings: Settings, reconciler: Reconciler, wakes: Wakes, health: Health, lease: Lease) -> kopf.OperatorRegistry:
+    """Return the registry of all handlers."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(id="login", registry=registry)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return await connection(settings.kubeconfig)
+
+    def is_served(namespace: str | None, **_: Any) -> bool:
+        return not settings.namespaces or namespace in settings.namespaces
+
+    kind = (TRANSCRIBER_DEPLOYMENT.api_version, TRANSCRIBER_DEPLOYMENT.plural)
+
+    @kopf.daemon(*kind, id="reconcile", when=is_served, registry=registry)
+    async def reconcile(
+        namespace: str | None, name: str | None, uid: str | None, meta: kopf.Meta, stopped: kopf.DaemonStopped, **_: Any
+    ) -> None:
+        async def stop() -> None:
+            await stopped.wait()
+
+        await reconciler.look_after(str(namespace), str(name), str(uid), meta["generation"], stop())
+
+    @kopf.on.event(*kind, id="changed", when=is_served, registry=registry)
+    async def changed(namespace: str | None, name: str | None, meta: kopf.Meta, **_: Any) -> None:
+        wakes.tell(str(namespace), str(name), meta.get("generation"))
+
+    async def child_changed(namespace: str | None, labels: Any, **_: Any) -> None:
+        wakes.tell(str(namespace), labels.get(DEPLOYMENT_LABEL, ""))
+
+    for child in (*CHILDREN, POD):
+        kopf.on.event(
+            child.api_version,
+            child.plural,
+            id=f"{child.kind.lower()}-changed",
+            labels={MANAGED_BY_LABEL: MANAGED_BY},
+            when=is_served,
+            registry=registry,
+        )(child_changed)
+
+    @kopf.on.event(LEASE.api_version, LEASE.plural, id="heartbeat", registry=registry)
+    async def heartbeat(namespace: str | None, name: str | None, spec: kopf.Spec, **_: Any) -> None:
+        if (namespace, name, spec.get("holderIdentity")) == (lease.namespace, lease.name, lease.identity):
+            health.hear()
+
+    return registry
+
+
+async def connection(kubeconfig: Path | None) -> kopf.ConnectionInfo:
+    """Read the credentials for Kopf, which asks again when they are refused."""
+    configuration: Configuration = await load_configuration(kubeconfig)
+    header = await configuration.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = header.partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme or None,
+        token=token.strip() or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        proxy_url=configuration.proxy,
+    )
+
+
+def watched_namespaces(settings: Settings) -> list[str]:
+    """Return the namespaces to watch, empty for all: those served, and the operator's own for the sake of its Lease."""
+    return sorted({*settings.namespaces, settings.operator_namespace}) if settings.namespaces else []

@@ -1,0 +1,1 @@
+"""Reads the cluster and the pods: one `Observed` per pass."""

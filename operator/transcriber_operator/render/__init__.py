@@ -1,0 +1,1 @@
+"""Manifests of the children of a TranscriberDeployment, as pure functions of its spec and the installation."""

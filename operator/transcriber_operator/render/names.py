@@ -1,0 +1,115 @@
+"""Names, labels and annotations of the children, and the metadata that all of them carry."""
+
+import hashlib
+from typing import Any, Final
+
+from transcriber_api.v1alpha1 import API_VERSION, GROUP, KIND
+from transcriber_operator.render.context import Context, Manifest, sha256_of
+
+MANAGED_BY: Final = "transcriber-operator"
+DEPLOYMENT_LABEL: Final = f"{GROUP}/deployment"
+POOL_LABEL: Final = f"{GROUP}/pool"
+COMPONENT_LABEL: Final = "app.kubernetes.io/component"
+SERVING: Final = "serving"
+BUILD: Final = "build"
+
+HASH_ANNOTATION: Final = f"{GROUP}/manifest-hash"
+REVISION_ANNOTATION: Final = f"{GROUP}/revision"  # key that a Job builds, a Deployment serves, or a pod builds for itself
+DIGEST_ANNOTATION: Final = f"{GROUP}/digest"  # repository that a Deployment's pods read from the claim
+RESULT_ANNOTATION: Final = f"{GROUP}/result"  # what a Job's pod wrote when it was done; outlives the pod
+
+HASH_CHARACTERS: Final = 12
+JOB_NAME_CHARACTERS: Final = 63  # a Job's name is a label of its pods
+
+
+def config_name(context: Context) -> str:
+    """Name of the ConfigMap that holds the build document."""
+    return f"{context.name}-{context.key}"
+
+
+def job_name(context: Context) -> str:
+    """Name of the build Job; a long resource name is cut and told apart by its hash."""
+    suffix = f"-build-{context.key}"
+    room = JOB_NAME_CHARACTERS - len(suffix)
+    if len(context.name) <= room:
+        return context.name + suffix
+    told_apart = f"-{hashlib.sha256(context.name.encode()).hexdigest()[:8]}"
+    return context.name[: room - len(told_apart)].rstrip("-") + told_apart + suffix
+
+
+def pool_name(context: Context, pool: str) -> str:
+    """Name of a pool's Deployment and PodDisruptionBudget."""
+    return f"{context.name}-{pool}"
+
+
+def pods_service_name(context: Context) -> str:
+    """Name of the headless Service, for clients that balance by themselves."""
+    return f"{context.name}-pods"
+
+
+def metrics_service_name(context: Context) -> str:
+    """Name of the Service of the pods' metrics."""
+    return f"{context.name}-metrics"
+
+
+def labels(context: Context, component: str, pool: str | None = None) -> dict[str, str]:
+    """Labels of a child or pod."""
+    return {
+        "app.kubernetes.io/name": "transcriber",
+        "app.kubernetes.io/instance": context.name,
+        COMPONENT_LABEL: component,
+        "app.kubernetes.io/part-of": MANAGED_BY,
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        DEPLOYMENT_LABEL: context.name,
+        **({POOL_LABEL: pool} if pool else {}),
+    }
+
+
+def selector(context: Context, component: str, pool: str | None = None) -> dict[str, str]:
+    """The labels that choose the pods of a component, or of one pool."""
+    return {DEPLOYMENT_LABEL: context.name, COMPONENT_LABEL: component, **({POOL_LABEL: pool} if pool else {})}
+
+
+def selector_text(context: Context) -> str:
+    """The serving pods as a label selector, for the scale subresource."""
+    return ",".join(f"{label}={value}" for label, value in sorted(selector(context, SERVING).items()))
+
+
+def child(
+    context: Context,
+    api_version: str,
+    kind: str,
+    name: str,
+    component: str,
+    *,
+    pool: str | None = None,
+    annotations: dict[str, str] | None = None,
+    **content: Any,
+) -> Manifest:
+    """Return a child with the metadata of all children; `content` are its fields beside metadata, such as spec."""
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": context.name,
+        "uid": context.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    metadata: Manifest = {
+        "name": name,
+        "namespace": context.namespace,
+        "labels": labels(context, component, pool),
+        "ownerReferences": [owner],
+    }
+    if annotations:
+        metadata["annotations"] = annotations
+    return hashed({"apiVersion": api_version, "kind": kind, "metadata": metadata, **content})
+
+
+def hashed(manifest: Manifest) -> Manifest:
+    """Return `manifest` with the annotation that shows when a field is not rendered any more."""
+    metadata = manifest["metadata"]
+    annotations = {name: value for name, value in metadata.get("annotations", {}).items() if name != HASH_ANNOTATION}
+    bare = {**manifest, "metadata": {**metadata, "annotations": annotations}}
+    digest = sha256_of(bare)[:HASH_CHARACTERS]
+    return {**bare, "metadata": {**metadata, "annotations": {**annotations, HASH_ANNOTATION: digest}}}

@@ -1,0 +1,146 @@
+"""What a pass reads, what of it is kept, and how a build's pod is asked for its progress."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.unit.operator_io.parts import INSTALLATION, config_map, listening, resource
+from transcriber_operator.decide.live import replicas_owners
+from transcriber_operator.decide.observed import BuildProgress
+from transcriber_operator.errors import NotFoundError
+from transcriber_operator.observe.gatherer import Gatherer, reduced
+from transcriber_operator.observe.progress import ProgressReader
+
+PROGRESS = {"stage": "fetch", "bytes_done": 10, "bytes_total": 40, "bytes_per_second": 5.0, "eta_seconds": 6.0}
+SELECTOR = "app.kubernetes.io/managed-by=transcriber-operator,serving.transcriber.dev/deployment=whisper"
+
+
+def build_pod(name: str = "build", created: str = "2026-01-31T12:00:00Z", **status: Any) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/component": "build"}
+    metadata = {"name": name, "labels": labels, "creationTimestamp": created}
+    return {"kind": "Pod", "metadata": metadata, "status": {"phase": "Running", "podIP": "127.0.0.1", **status}}
+
+
+class Store:
+    """Stands for the client: one resource with a child of each kind."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+        self.gone = False
+
+    async def get(self, kind: Any, namespace: str, name: str) -> dict[str, Any]:
+        if self.gone:
+            raise NotFoundError("gone")
+        self.asked.append((kind.kind, namespace, name))
+        return resource(name)
+
+    async def select(self, kind: Any, namespace: str, selector: str) -> list[dict[str, Any]]:
+        self.asked.append((kind.kind, namespace, selector))
+        return [{"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": "child", "managedFields": [{}]}}]
+
+
+async def test_every_kind_of_child_and_the_pods_are_listed_by_our_labels() -> None:
+    store = Store()
+    async with ProgressReader() as progress:
+        found = await Gatherer(store, progress, INSTALLATION).observe("speech", "whisper")  # type: ignore[arg-type]
+    assert found is not None
+    kinds = ["ConfigMap", "Service", "Job", "Deployment", "PodDisruptionBudget", "NetworkPolicy"]
+    assert [child["kind"] for child in found.children] == kinds
+    assert [pod["kind"] for pod in found.pods] == ["Pod"]
+    asked = [("TranscriberDeployment", "speech", "whisper"), *((kind, "speech", SELECTOR) for kind in [*kinds, "Pod"])]
+    assert store.asked == asked
+    assert "managedFields" not in found.children[0]["metadata"]
+
+
+async def test_a_resource_that_is_gone_is_not_observed() -> None:
+    store = Store()
+    store.gone = True
+    async with ProgressReader() as progress:
+        assert await Gatherer(store, progress, INSTALLATION).observe("speech", "whisper") is None  # type: ignore[arg-type]
+
+
+def test_of_managed_fields_only_the_owners_of_the_replicas_are_kept() -> None:
+    entries = [
+        {
+            "manager": "transcriber-controller",
+            "operation": "Apply",
+            "time": "2026-01-31T12:00:00Z",
+            "fieldsV1": {"f:spec": {"f:template": {}}, "f:metadata": {}},
+        },
+        {"manager": "kube-scale", "operation": "Update", "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
+        {"manager": "hpa", "operation": "Update", "fieldsV1": {"f:spec": {"f:replicas": {}, "f:paused": {}}}},
+        {"manager": "kubelet", "operation": "Update"},
+    ]
+    manifest = config_map("child", managedFields=entries)
+    kept = reduced(manifest)
+    replicas = {"f:spec": {"f:replicas": {}}}
+    assert kept["metadata"]["managedFields"] == [
+        {"manager": "kube-scale", "operation": "Update", "subresource": "scale", "fieldsV1": replicas},
+        {"manager": "hpa", "operation": "Update", "fieldsV1": replicas},
+    ]
+    assert replicas_owners(kept) == {"kube-scale", "hpa"}  # as a decision reads it
+    assert manifest["metadata"]["managedFields"] == entries
+
+
+async def progress_of(answer: web.Response, *pods: dict[str, Any]) -> BuildProgress | None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        assert request.path == "/progress"
+        return answer
+
+    async with listening(handler) as address, ProgressReader(int(address.rpartition(":")[2])) as reader:
+        return await reader.of_build(pods)
+
+
+async def test_a_running_build_is_asked_how_far_it_is() -> None:
+    assert await progress_of(web.json_response(PROGRESS), build_pod()) == BuildProgress(**PROGRESS)
+
+
+async def test_of_two_tries_the_younger_one_is_asked() -> None:
+    older = build_pod("older", "2026-01-31T11:00:00Z", podIP="127.0.0.2")
+    assert await progress_of(web.json_response(PROGRESS), build_pod(), older) == BuildProgress(**PROGRESS)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda: web.Response(status=500),
+        lambda: web.Response(text="not JSON"),
+        lambda: web.json_response({"stage": "fetch"}),
+        lambda: web.json_response({**PROGRESS, "bytes_done": "many"}),
+        lambda: web.Response(body=b"[" * 100_000),
+        lambda: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/progress"}),
+    ],
+)
+async def test_a_pod_that_answers_nonsense_has_no_progress(answer: Any) -> None:
+    assert await progress_of(answer(), build_pod()) is None
+
+
+async def test_a_pod_that_answers_nothing_has_no_progress() -> None:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+    async with listening(handler) as address, ProgressReader(int(address.rpartition(":")[2]), answer_seconds=0.1) as reader:
+        assert await reader.of_build([build_pod()]) is None
+    async with ProgressReader(1) as reader:  # nobody listens there
+        assert await reader.of_build([build_pod()]) is None
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        build_pod(phase="Pending"),
+        build_pod(phase="Succeeded"),
+        build_pod(podIP=""),
+        {"kind": "Pod", "metadata": {"name": "serving"}, "status": {"phase": "Running", "podIP": "127.0.0.1"}},
+        {"kind": "Pod", "metadata": {"name": "new", "labels": {"app.kubernetes.io/component": "build"}}},
+    ],
+)
+async def test_only_a_build_that_runs_is_asked(pod: dict[str, Any]) -> None:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        raise AssertionError("asked")
+
+    async with listening(handler) as address, ProgressReader(int(address.rpartition(":")[2])) as reader:
+        assert await reader.of_build([pod]) is None

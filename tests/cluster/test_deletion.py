@@ -1,0 +1,87 @@
+"""A resource goes when it is deleted, with all that belongs to it, also where the operator was not there to see it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from tests.cluster.live import RESOURCE, Manifest
+from tests.cluster.quick_pods import Operated, QuickNamespace
+from tests.cluster.test_children import children
+from tests.cluster.transcriber_workload import NAME, document
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+Record = Callable[[str, object], None]
+ALONE: Final = {"metadata": {"finalizers": None}}
+
+
+def is_empty(quick: QuickNamespace) -> bool:
+    """Whether nothing of ours is left."""
+    return not quick.objects.all(RESOURCE) and not children(quick.objects) and not quick.objects.all("Pod")
+
+
+async def served(quick: QuickNamespace) -> Manifest:
+    await quick.apply(document())
+    return await quick.objects.settled(NAME)
+
+
+async def test_what_is_deleted_while_the_operator_is_down_goes_once_it_is_back(
+    operator: Operated, quick: QuickNamespace, record_property: Record
+) -> None:
+    await served(quick)
+    await asyncio.to_thread(operator.operator.part.stop)
+    try:
+        await quick.delete(RESOURCE, NAME)
+        await quick.objects.until("on its way out", lambda: quick.objects.get(RESOURCE, NAME)["metadata"].get("deletionTimestamp"))
+    finally:
+        await asyncio.to_thread(operator.operator.start)
+    started_at = asyncio.get_running_loop().time()
+    await quick.objects.until("nothing left", lambda: is_empty(quick))
+    record_property("gone_after_the_operator_is_back_seconds", round(asyncio.get_running_loop().time() - started_at, 2))
+
+
+async def test_a_namespace_that_is_deleted_while_the_operator_is_down_ends_once_it_is_back(
+    operator: Operated, quick: QuickNamespace, record_property: Record
+) -> None:
+    await served(quick)
+    await asyncio.to_thread(operator.operator.part.stop)
+    try:
+        await quick.parts.kubectl("delete", "namespace", quick.name, "--wait=false")
+        await quick.objects.until("on its way out", lambda: quick.objects.get(RESOURCE, NAME)["metadata"].get("deletionTimestamp"))
+    finally:
+        await asyncio.to_thread(operator.operator.start)
+    started_at = asyncio.get_running_loop().time()
+    await quick.parts.kubectl("wait", "--for=delete", f"namespace/{quick.name}", "--timeout=60s")
+    record_property("namespace_gone_after_the_operator_is_back_seconds", round(asyncio.get_running_loop().time() - started_at, 2))
+
+
+async def test_a_resource_that_is_deleted_and_made_again_at_once_is_another_one(
+    operator: Operated, quick: QuickNamespace, record_property: Record
+) -> None:
+    old = await served(quick)
+    before = {item["metadata"]["uid"] for item in children(quick.objects)}
+    started_at = asyncio.get_running_loop().time()
+    await quick.kubectl("delete", f"td/{NAME}")
+    await quick.apply(document())
+    await quick.objects.until("the new one is seen", lambda: quick.objects.get(RESOURCE, NAME)["metadata"]["uid"] != old["metadata"]["uid"])
+    new = await quick.objects.settled(NAME)
+    record_property("deleted_and_made_again_ready_seconds", round(asyncio.get_running_loop().time() - started_at, 2))
+    await quick.objects.until("no child of the old one is left", lambda: not before & {item["metadata"]["uid"] for item in children(quick.objects)})
+    owners = {owner["uid"] for item in children(quick.objects) for owner in item["metadata"]["ownerReferences"]}
+    assert owners == {new["metadata"]["uid"]}
+
+
+async def test_children_that_were_orphaned_belong_to_the_resource_that_is_made_again(
+    operator: Operated, quick: QuickNamespace
+) -> None:
+    await served(quick)
+    pods = {pod["metadata"]["uid"] for pod in quick.objects.all("Pod")}
+    await quick.kubectl("delete", f"td/{NAME}", "--cascade=orphan")
+    await quick.objects.until("the resource is gone", lambda: not quick.objects.all(RESOURCE))
+    assert len(children(quick.objects)) > 0
+    await quick.apply(document())
+    new = await quick.objects.settled(NAME)
+    owners = {owner["uid"] for item in children(quick.objects) for owner in item["metadata"].get("ownerReferences", ())}
+    assert owners == {new["metadata"]["uid"]}
+    assert pods <= {pod["metadata"]["uid"] for pod in quick.objects.all("Pod")}

@@ -6,10 +6,13 @@ It goes on through an API server that is away for a while: each call is repeated
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Self
+from weakref import WeakSet
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
@@ -22,6 +25,7 @@ STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
 RETRY_SECONDS: Final = 0.2
 ANSWER_SECONDS: Final = 30.0
 WATCH_SECONDS: Final = 300
+CLOSE_POLL_SECONDS: Final = 0.01
 GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})  # in a conflict there may be a new pod of that name
 PATHS: Final = {
     "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps/{name}",
@@ -44,17 +48,26 @@ class Api:
     def __init__(self, kubeconfig: Path, context: str | None = None) -> None:
         self._kubeconfig = kubeconfig
         self._context = context
+        self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def __aenter__(self) -> Self:
         configuration = Configuration()
         await load_kube_config(str(self._kubeconfig), self._context, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
-        configuration.client_session_kwargs = {"trust_env": False}  # no proxy: everything is on loopback
-        configuration.connection_pool_maxsize = 0
         self._client = ApiClient(configuration)
+        self._connector = aiohttp.TCPConnector(limit=0, ssl=self._client.rest_client.ssl_context, socket_factory=self._socket)
+        # No proxy: everything is on loopback.
+        configuration.client_session_kwargs = {"connector": self._connector, "trust_env": False}
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.close()  # type: ignore[no-untyped-call]
+        await self._connector.close()
+        # Calls that were cancelled still say goodbye by TLS; a loop that ends before they have leaves their sockets open.
+        for made in list(self._sockets):
+            with suppress(OSError):
+                made.shutdown(socket.SHUT_RDWR)
+        while any(made.fileno() >= 0 for made in self._sockets):
+            await asyncio.sleep(CLOSE_POLL_SECONDS)
 
     async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """Return an object, None if there is none."""
@@ -149,6 +162,12 @@ class Api:
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 log.debug("%s %s: %r", method, path, error)
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        self._sockets.add(made)
+        return made
 
     async def _request(
         self,

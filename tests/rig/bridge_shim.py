@@ -55,9 +55,10 @@ def main() -> None:
     while (first := lines.next()) is None:
         if not lines.read():
             return
-    pid = _start(json.loads(first), libc)
-    if pid is None:
+    process = _start(libc, **json.loads(first))
+    if process is None:
         return
+    pid = process.pid  # the object stays: dropped, it would take the exit status of a process that has ended already
     exit_code = None
     while exit_code is None:
         readable, _, _ = select.select([STDIN, woken], [], [])
@@ -92,7 +93,9 @@ class _Lines:
         return line.decode()
 
 
-def _start(order: dict[str, object], libc: ctypes.CDLL) -> "int | None":
+def _start(
+    libc: ctypes.CDLL, argv: list[str], environment: dict[str, str], folder: str, log_file: str
+) -> "subprocess.Popen[bytes] | None":
     shim = os.getpid()
 
     def bind() -> None:
@@ -100,12 +103,12 @@ def _start(order: dict[str, object], libc: ctypes.CDLL) -> "int | None":
         if os.getppid() != shim:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with open(str(order["log_file"]), "ab") as log:  # noqa: PTH123
+    with open(log_file, "ab") as log:  # noqa: PTH123
         try:
             process = subprocess.Popen(
-                order["argv"],  # type: ignore[call-overload]
-                env=order["environment"],
-                cwd=order["folder"],
+                argv,
+                env=environment,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -113,10 +116,10 @@ def _start(order: dict[str, object], libc: ctypes.CDLL) -> "int | None":
                 preexec_fn=bind,
             )
         except OSError as error:
-            _report(error=f"{error.filename or order['argv']}: {error.strerror}")
+            _report(error=f"{error.filename or argv[0]}: {error.strerror}")
             return None
     _report(pid=process.pid)
-    return int(process.pid)
+    return process
 
 
 def _send(line: str, main_pid: int) -> None:

@@ -195,6 +195,18 @@ async def test_a_process_has_its_own_environment_folder_and_log_and_its_exit_cod
     await runtime.close()
 
 
+async def test_no_end_is_missed_however_early_it_comes(tmp_path: Path):
+    runtime = Runtime()
+
+    async def exit_code() -> int:
+        process = await runtime.start(Command(("/bin/sh", "-c", "exit 5"), {}, tmp_path), tmp_path / "log")
+        return await process.wait()
+
+    for _ in range(10):
+        assert await asyncio.wait_for(asyncio.gather(*(exit_code() for _ in range(8))), 30) == [5] * 8
+    await runtime.close()
+
+
 async def test_a_program_that_is_not_there_is_named(tmp_path: Path):
     runtime = Runtime()
     with pytest.raises(StartError, match=r"^/no/such: No such file or directory$"):

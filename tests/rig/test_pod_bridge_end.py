@@ -34,6 +34,12 @@ from tests.rig.control_plane import ControlPlane
 from tests.rig.pod_bridge import PodBridge
 
 
+def open_sockets() -> set[str]:
+    """Return the sockets of this process."""
+    links = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return {link for link in links if link.startswith("socket:")}
+
+
 async def test_deletion_runs_pre_stop_then_terminates_then_removes_the_pod(
     bridge: PodBridge, apply: Apply, kubectl: Kubectl, namespace: str, shared: Path
 ):
@@ -211,6 +217,17 @@ async def test_a_bridge_that_stops_leaves_no_process_and_the_next_one_starts_its
         assert found["status"]["podIP"] == address
         found = await bridge.until(namespace, "once", has_phase("Failed"))
         assert container(found)["state"]["terminated"]["exitCode"] == 137
+
+
+async def test_a_bridge_that_is_left_at_any_moment_leaves_no_socket(
+    bridged_namespace: str, apply: Apply, control_plane: ControlPlane, tmp_path: Path
+):
+    await apply(*(pod(f"web-{number}", python("main", SLEEP)) for number in range(3)))
+    before = open_sockets()
+    for turn in range(6):
+        async with PodBridge(control_plane.kubeconfig, tmp_path, namespace=bridged_namespace):
+            await asyncio.sleep(turn * 0.05)  # not to wait for anything, but to be anywhere
+        assert open_sockets() == before
 
 
 async def test_a_bridge_that_is_killed_leaves_no_process(

@@ -78,11 +78,7 @@ class CanaryState:
     answers_since: float | None = None
     is_answering: bool = False
     has_started: bool = False  # a canary passed since Triton came up
-    output_tokens: float | None = None  # None: a canary ran since the last look, and some of the growth is its own
-
-    def with_canary_begun(self) -> "CanaryState":
-        """From now on tokens may be the canary's own."""
-        return replace(self, output_tokens=None)
+    output_tokens: float | None = None  # at the last look; None: a canary was decided since, and some of the growth is its own
 
     def with_result(self, result: Result, at: float) -> "CanaryState":
         """Take in how a canary ended."""
@@ -91,9 +87,12 @@ class CanaryState:
         state = replace(self, last=result, ended_at=at, is_answering=True)
         if not self.is_answering:
             state = replace(state, answers_since=at)
+        if result.outcome in UNDECIDED:
+            return state
+        state = replace(state, output_tokens=None)
         if result.outcome is Outcome.PASSED:
             return replace(state, failure=None, passed_at=at, has_started=True)
-        return state if result.outcome in UNDECIDED else replace(state, failure=result.message)
+        return replace(state, failure=result.message)
 
     def with_output_tokens(self, output_tokens: float, at: float) -> "CanaryState":
         """Take in Triton's count of committed tokens; less than before means that another Triton counts."""

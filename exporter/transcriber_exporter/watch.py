@@ -59,7 +59,6 @@ class Watch:
         return blindness
 
     async def _send_canary(self) -> None:
-        self.state = self.state.with_canary_begun()
         result = await self._triton.run_canary(self.state.timing.deadline)
         self.state = self.state.with_result(result, self._clock())
         self._metrics.canary_ended(result)

@@ -39,8 +39,9 @@ def siblings() -> dict[int, str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != own:
             with suppress(OSError):  # it ended meanwhile, or belongs to another user
-                if _parent(entry) == parent and (entry / "exe").readlink() == executable:
-                    found[int(entry.name)] = _model(entry)
+                model = _model(entry)
+                if model and _parent(entry) == parent and (entry / "exe").readlink() == executable:
+                    found[int(entry.name)] = model
     return found
 
 
@@ -48,6 +49,8 @@ def _parent(process: Path) -> int:
     return int((process / "stat").read_text().rpartition(")")[2].split()[1])
 
 
-def _model(process: Path) -> str:
-    """Its first argument is `…/models/NAME/1/model.py`."""
-    return Path((process / "cmdline").read_bytes().split(b"\0")[1].decode()).parts[-3]
+def _model(process: Path) -> str | None:
+    """Return the model whose file, `…/NAME/1/model.py`, is the first argument."""
+    words = (process / "cmdline").read_bytes().split(b"\0")
+    file = Path(os.fsdecode(words[1])) if len(words) > 1 else Path()
+    return file.parts[-3] if file.name == "model.py" and len(file.parts) > 2 else None

@@ -11,6 +11,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Final, NoReturn
@@ -43,6 +44,7 @@ from transcriber_operator.settings import Settings, SettingsError, describe
 
 FAILED: Final = 1
 MISCONFIGURED: Final = 2
+EXIT_SECONDS: Final = 10.0
 
 logger = logging.getLogger("transcriber_operator")
 
@@ -113,26 +115,32 @@ class Operator:
     async def _lead(self, stop: asyncio.Event) -> int:
         self.health.lead()
         self.metrics.is_leading.set(1)
-        self.lease.guard(_end_at_once)
+        self.lease.guard(_end_for_want_of_lease)
         keeping = asyncio.create_task(self.lease.keep(), name="lease")
-        reconciling = asyncio.create_task(self._reconcile(stop), name="kopf")
-        await asyncio.wait({keeping, reconciling}, return_when=asyncio.FIRST_COMPLETED)
-        if not reconciling.done() and not stop.is_set():
-            _end_at_once()
-        await asyncio.wait({reconciling})
+        before = asyncio.all_tasks()
+        roots = await self._start_watching(stop)
+        ended, _ = await asyncio.wait({keeping, *roots}, return_when=asyncio.FIRST_COMPLETED)
+        if ended == {keeping}:
+            _end_for_want_of_lease()
+        # One part of Kopf has ended, so all must; that it manages to is not taken for granted (seen: a watch that waits for ever
+        # for a login that nobody makes any more). Alive but deaf is the one thing that this process must never be.
+        ending = asyncio.ensure_future(kopf.run_tasks(roots, ignored=before))
+        await asyncio.wait({ending}, timeout=EXIT_SECONDS)
         keeping.cancel()
         await self.lease.release()
-        if error := reconciling.exception():
+        if not ending.done():
+            _end_at_once(f"Kopf did not end within {EXIT_SECONDS:.0f} s")
+        if error := ending.exception():
             logger.critical("The watches ended, and so does the operator", exc_info=error)
             return FAILED
         return 0 if stop.is_set() else FAILED
 
-    async def _reconcile(self, stop: asyncio.Event) -> None:
+    async def _start_watching(self, stop: asyncio.Event) -> Collection["asyncio.Task[None]"]:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Kopf takes the signals for itself when it starts; taken back, they also tell us that the end is wanted.
         ready.add_done_callback(lambda _: _stop_on_signals(stop))
         namespaces = watched_namespaces(self.settings)
-        await kopf.operator(
+        return await kopf.spawn_tasks(
             registry=handlers(self.settings, self.reconciler, self.wakes, self.health, self.lease),
             settings=operator_settings(self.lease),
             standalone=True,
@@ -148,9 +156,14 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
-def _end_at_once() -> NoReturn:
-    """End without another await: nothing that is under way, Kopf's included, may write any more."""
-    logger.critical("The Lease is lost: another operator may be at work")
+def _end_for_want_of_lease() -> NoReturn:
+    """End at once: nothing that is under way, Kopf's included, may write any more."""
+    _end_at_once("The Lease is lost: another operator may be at work")
+
+
+def _end_at_once(why: str) -> NoReturn:
+    """End without another await."""
+    logger.critical(why)
     log.flush()
     os._exit(FAILED)
 

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ ROOT: Final = Path(__file__).parents[2]
 ACCOUNT: Final = "transcriber-operator"
 LEASE: Final = "transcriber-operator"
 PATIENCE: Final = 60.0
+PROGRAM: Final = ("-m", "transcriber_operator")
 
 
 def grant(plane: ControlPlane, namespace: str, everywhere: bool = True) -> None:
@@ -118,7 +119,9 @@ class Running:
 
 
 @asynccontextmanager
-async def operator(kubeconfig: Path, namespace: str, folder: Path, **settings: str) -> AsyncIterator[Running]:
+async def operator(
+    kubeconfig: Path, namespace: str, folder: Path, program: Sequence[str] = PROGRAM, **settings: str
+) -> AsyncIterator[Running]:
     """Run an operator with its Lease in `namespace`; what still runs in the end is killed."""
     ports = free_ports(3)
     addresses = {
@@ -135,9 +138,7 @@ async def operator(kubeconfig: Path, namespace: str, folder: Path, **settings: s
     }
     log = folder / f"operator-{ports[0]}.log"
     with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "transcriber_operator", env=environment, stdout=output, stderr=output
-        )
+        process = await asyncio.create_subprocess_exec(sys.executable, *program, env=environment, stdout=output, stderr=output)
     try:
         yield Running(process, log, ports)
     finally:

@@ -50,7 +50,8 @@ async def test_it_makes_the_children_falls_silent_and_ends_when_asked_to(
         assert live["status"]["observedGeneration"] == 1
         by_manager = {write.manager for write in proxy.log.lasting_writes if write.verb == "apply"}
         assert by_manager >= {"transcriber-controller", "transcriber-status"}
-        refused = [write for write in proxy.log.lasting_writes if not write.succeeded]
+        # The status may meet Kopf's finalizer, or what the Deployment controller makes us say, and is then written again.
+        refused = [write for write in proxy.log.lasting_writes if not write.succeeded and write.status_code != 409]
         assert refused == []
         explained = await running.debug(namespace, "whisper")
         assert explained["decision"]["apply"] == []
@@ -165,9 +166,29 @@ async def test_a_watch_that_fails_for_good_ends_the_process(
         proxy.rules.add(Rule("watch", "deployments", action=ErrorEvent(500)))
         proxy.cut_watches("deployments")
         assert await running.ended() == 1
-    assert any("The watches ended" in line["message"] for line in running.log())
+    # Kopf may end by itself, or hang in trying to; it must not matter.
+    assert any(line["message"].startswith(("The watches ended", "Kopf did not end")) for line in running.log())
     lease = await get(control_plane, f"lease/{LEASE}", f"--namespace={namespace}")
     assert not lease["spec"].get("holderIdentity")  # the next one need not wait
+
+
+async def test_a_kopf_that_cannot_end_does_not_keep_the_process_alive(
+    control_plane: ControlPlane, namespace: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    hanging = (
+        "import asyncio, sys, kopf; from transcriber_operator.__main__ import main\n"
+        "async def hang(*_, **__): await asyncio.Event().wait()\n"
+        "kopf.run_tasks = hang; sys.exit(main())"
+    )
+    kubeconfig = await account(control_plane, namespace, proxy)
+    async with operator(kubeconfig, namespace, tmp_path, ("-c", hanging)) as running:
+        await running.is_in("Leading")
+        async with asyncio.timeout(PATIENCE):
+            await proxy.log.watching("leases")
+        assert await running.stop() == 1
+    assert running.log()[-1]["message"] == "Kopf did not end within 10 s"
+    lease = await get(control_plane, f"lease/{LEASE}", f"--namespace={namespace}")
+    assert not lease["spec"].get("holderIdentity")
 
 
 async def test_without_our_kind_it_ends_and_says_what_to_install(

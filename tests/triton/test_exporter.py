@@ -131,10 +131,19 @@ def test_a_decoder_that_is_stuck_makes_triton_unready_and_later_to_be_restarted(
 
 def test_a_long_queue_is_no_failure(whisper: Whisper) -> None:
     whisper.wait_until_idle()
-    with beside(whisper.serving, "--canary-interval-seconds=1", "--canary-deadline-seconds=10") as exporter:
+    with beside(whisper.serving) as exporter:
         exporter.wait_until(is_ready, PATIENCE_SECONDS)
-        # Each is a window of half a second and more on a CPU: whoever comes last waits for longer than a canary does.
-        calls = [whisper.send(audio(clip(), language="en")) for _ in range(48)]
+        alone_seconds = exporter.status()["last_canary"]["duration_seconds"]
+    # Three times what a canary takes alone, and a queue of many such clips before it.
+    times = {
+        "canary-interval": 1,
+        "canary-deadline": 3 * alone_seconds,
+        "stale-after": 3 * alone_seconds + 30,
+        "restart-after": 300,
+    }
+    with beside(whisper.serving, *(f"--{name}-seconds={seconds}" for name, seconds in times.items())) as exporter:
+        exporter.wait_until(is_ready, PATIENCE_SECONDS)
+        calls = [whisper.send(audio(clip(), language="en")) for _ in range(16)]
         readiness, liveness = set(), set()
         while not all(call.done() for call in calls):
             readiness.add(exporter.get("/triton/ready"))

@@ -15,9 +15,12 @@ CONTROLLER: Final = "transcriber-controller"
 
 @dataclass(frozen=True)
 class Live:
-    """The children of a resource, and those of an earlier one of its name that still hold a name; both by key."""
+    """The children of a resource; those that have no owner any more (`kubectl delete --cascade=orphan`), which are taken in where
+    this spec asks for them and else left alone; and those of an earlier resource that still hold a name. All by key.
+    """
 
     children: Mapping[Key, Manifest]
+    orphans: Mapping[Key, Manifest]
     foreign: Mapping[Key, Manifest]
     build_pods: tuple[Manifest, ...]
     serving_pods: tuple[Manifest, ...]
@@ -28,7 +31,8 @@ class Live:
 
     def get(self, manifest: Manifest) -> Manifest | None:
         """The live form of a rendered child."""
-        return self.children.get(key_of(manifest))
+        key = key_of(manifest)
+        return self.children.get(key) or self.orphans.get(key)
 
     def pods_of(self, job: Manifest) -> tuple[Manifest, ...]:
         """The pods of a Job, oldest first."""
@@ -40,12 +44,15 @@ def live_state(observed: Observed) -> Live:
     metadata = observed.resource["metadata"]
     born = timestamp(metadata.get("creationTimestamp"))
     children: dict[Key, Manifest] = {}
+    orphans: dict[Key, Manifest] = {}
     foreign: dict[Key, Manifest] = {}
     for child in observed.children:
-        (children if metadata["uid"] in owner_uids(child) else foreign)[key_of(child)] = child
+        owners = owner_uids(child)
+        (children if metadata["uid"] in owners else foreign if owners else orphans)[key_of(child)] = child
     pods = sorted((pod for pod in observed.pods if not _is_older(pod, born)), key=_age_order)
     return Live(
         children,
+        orphans,
         foreign,
         build_pods=tuple(pod for pod in pods if label(pod, names.COMPONENT_LABEL) == names.BUILD),
         serving_pods=tuple(pod for pod in pods if label(pod, names.COMPONENT_LABEL) == names.SERVING),

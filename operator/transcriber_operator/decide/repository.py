@@ -56,6 +56,9 @@ def decide_repository(context: Context, live: Live, progress: BuildProgress | No
     if stale and not is_ending(job):
         prune = Prune(key=key_of(job), uid=job["metadata"]["uid"])
         return Repository(state, known, retained, noted, (prune,), (f"Job {name} is removed, to be made anew: {stale}.",))
+    if key_of(job) in live.orphans and not is_ending(job):
+        taken = Apply(manifest=_noted(job, state.built, rendered[0]["metadata"]["ownerReferences"]), manager=RESULTS)
+        return Repository(state, known, retained, (*noted, taken), details=(f"Job {name} had lost its owner.",))
     return Repository(state, known, retained, noted)
 
 
@@ -110,7 +113,7 @@ def _known(live: Live) -> dict[str, Built]:
 def _results_to_note(live: Live, retained: frozenset[str]) -> tuple[Apply, ...]:
     """Copy results from pods, which do not last, to the Jobs that stay."""
     return tuple(
-        Apply(manifest=_noted(job, built), manager=RESULTS)
+        Apply(manifest=_noted(job, built, job["metadata"]["ownerReferences"]), manager=RESULTS)
         for job in live.of_kind("Job")
         if revision_of(job) in retained
         and not is_ending(job)
@@ -119,11 +122,12 @@ def _results_to_note(live: Live, retained: frozenset[str]) -> tuple[Apply, ...]:
     )
 
 
-def _noted(job: Manifest, built: Built) -> Manifest:
-    """Only the annotation, by a manager of its own; with the UID, so that a Job that is gone is not made anew."""
-    kept = {field: job["metadata"][field] for field in ("name", "namespace", "uid")}
-    annotations = {names.RESULT_ANNOTATION: written(built.published)}
-    return {"apiVersion": job["apiVersion"], "kind": job["kind"], "metadata": {**kept, "annotations": annotations}}
+def _noted(job: Manifest, built: Built | None, owners: list[Manifest]) -> Manifest:
+    """The result and the owner, by a manager of its own; with the UID, so that a Job that is gone is not made anew."""
+    metadata = {field: job["metadata"][field] for field in ("name", "namespace", "uid")}
+    if built:
+        metadata["annotations"] = {names.RESULT_ANNOTATION: written(built.published)}
+    return {"apiVersion": job["apiVersion"], "kind": job["kind"], "metadata": {**metadata, "ownerReferences": owners}}
 
 
 def _retained_keys(context: Context, live: Live) -> frozenset[str]:

@@ -24,6 +24,7 @@ FINALIZER: Final = f"{GROUP}/operator"
 STATE_PREFIX: Final = f"{GROUP}/kopf"  # of annotations that nothing here gives Kopf a reason to write
 REQUEST_SECONDS: Final = 30.0
 CONNECT_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 0.5  # before the first pass: Kopf's finalizer is a change that it would run into
 
 
 def operator_settings(lease: Lease) -> kopf.OperatorSettings:
@@ -60,7 +61,7 @@ def handlers(settings: Settings, reconciler: Reconciler, wakes: Wakes, health: H
 
     kind = (TRANSCRIBER_DEPLOYMENT.api_version, TRANSCRIBER_DEPLOYMENT.plural)
 
-    @kopf.daemon(*kind, id="reconcile", when=is_served, registry=registry)
+    @kopf.daemon(*kind, id="reconcile", when=is_served, initial_delay=SETTLE_SECONDS, registry=registry)
     async def reconcile(
         namespace: str | None, name: str | None, uid: str | None, meta: kopf.Meta, stopped: kopf.DaemonStopped, **_: Any
     ) -> None:

@@ -32,10 +32,7 @@ def after(*events: tuple[float, Outcome | float]) -> CanaryState:
     """The state after canaries that ended so, and counts of output tokens that were seen, each at its time."""
     state = CanaryState(TIMING)
     for at, event in events:
-        if isinstance(event, Outcome):
-            state = state.with_canary_begun().with_result(ended(event), at)
-        else:
-            state = state.with_output_tokens(event, at)
+        state = state.with_result(ended(event), at) if isinstance(event, Outcome) else state.with_output_tokens(event, at)
     return state
 
 
@@ -76,6 +73,13 @@ def test_a_canary_that_waits_in_a_long_queue_is_no_failure_while_tokens_flow(out
     assert state.liveness(now).holds
 
 
+def test_tokens_decoded_while_a_canary_waited_for_nothing_are_progress() -> None:
+    # Canaries that follow each other closely must not hide what is decoded for others meanwhile.
+    state = after((0, Outcome.PASSED), (1, 0.0), (40, Outcome.TIMED_OUT), (40, 30.0), (80, Outcome.TIMED_OUT), (80, 60.0))
+    assert state.progressed_at == 80
+    assert state.readiness(80).holds
+
+
 def test_a_server_without_any_sign_of_life_becomes_unready_and_later_is_to_be_restarted() -> None:
     state = after((0, Outcome.PASSED), (37, Outcome.TIMED_OUT))
     assert state.readiness(TIMING.stale_after).holds
@@ -103,7 +107,7 @@ def test_tokens_of_the_canary_itself_are_no_progress() -> None:
     state, tokens = after((0, Outcome.PASSED), (0.5, 0.0)), 0.0
     for second in range(2, 126, 2):
         tokens += 12
-        state = state.with_canary_begun().with_result(ended(Outcome.WRONG), second).with_output_tokens(tokens, second + 1)
+        state = state.with_result(ended(Outcome.WRONG), second).with_output_tokens(tokens, second + 1)
     assert state.progressed_at is None
     assert not state.liveness(126).holds
 

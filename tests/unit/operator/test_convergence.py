@@ -98,7 +98,7 @@ def test_at_rest_nothing_is_written_any_more(name: str):
     assert (decision.apply, decision.prune, decision.status, decision.announcements) == ((), (), None, ())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_every_spec_comes_to_rest_with_every_replica_ready(spec: Manifest):
     cluster = Cluster(spec)
@@ -110,7 +110,7 @@ def test_every_spec_comes_to_rest_with_every_replica_ready(spec: Manifest):
     assert not {"Reconciling", "Stalled"} & {entry["type"] for entry in cluster.status["conditions"]}
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(specs(), specs(), st.integers(0, 12))
 def test_from_any_spec_to_any_other_what_is_left_is_what_the_other_alone_would_have(first: Manifest, second: Manifest, ticks: int):
     cluster = Cluster(first)
@@ -127,7 +127,7 @@ def test_from_any_spec_to_any_other_what_is_left_is_what_the_other_alone_would_h
     assert end_state(cluster)["status"] == end_state(fresh)["status"]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_a_decision_depends_on_nothing_but_what_was_observed(spec: Manifest):
     cluster = Cluster(spec)

@@ -103,7 +103,7 @@ def test_a_status_that_this_version_cannot_read_is_written_anew():
     assert condition(cluster, "Ready")["status"] == "True"
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(specs(), st.integers(0, 8))
 def test_conditions_are_those_of_the_api_in_its_order_and_speak_of_this_generation(spec: Manifest, ticks: int):
     cluster = Cluster(spec)
@@ -119,7 +119,7 @@ def test_conditions_are_those_of_the_api_in_its_order_and_speak_of_this_generati
     assert not {ConditionType.RECONCILING, ConditionType.STALLED} <= set(types)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(specs(), st.integers(0, 8))
 def test_the_status_that_was_written_is_not_written_again(spec: Manifest, ticks: int):
     cluster = Cluster(spec)
@@ -133,7 +133,7 @@ def test_the_status_that_was_written_is_not_written_again(spec: Manifest, ticks:
     assert (again.status, again.announcements) == (None, ())
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(specs(), specs(), st.integers(0, 6))
 def test_nothing_is_pruned_that_is_applied_or_belongs_to_another(first: Manifest, second: Manifest, ticks: int):
     cluster = Cluster(first)

@@ -232,6 +232,18 @@ def test_a_new_build_keeps_what_serves_and_what_may_be_gone_back_to(limit: int, 
     assert cluster.status["repository"]["digest"] in digests
 
 
+def test_a_new_build_keeps_what_pods_still_serve_after_a_rollout_that_failed():
+    cluster = serving_cluster(repository={"volume": {"claimName": "repositories"}, "revisionHistoryLimit": 0})
+    first = cluster.status["repository"]["digest"]
+    cluster.is_healthy = lambda pod: False
+    cluster.change(runtime={"slots": 8})
+    run(cluster, 10)
+    assert len(jobs(cluster)) == 1
+    cluster.change(runtime={"slots": 9})
+    applies = {apply.manifest["kind"]: apply.manifest for apply in decide(cluster.observe(), cluster.now).apply}
+    assert first in applies["Job"]["spec"]["template"]["spec"]["containers"][0]["command"]
+
+
 def test_a_result_outlives_the_pod_that_wrote_it():
     cluster = serving_cluster()
     cluster.pods = {name: pod for name, pod in cluster.pods.items() if "build" not in name}
@@ -333,6 +345,18 @@ def test_a_pod_that_waits_long_for_its_volumes_is_suspected_to_miss_its_secret()
     assert (built.reason, "hub-token" in built.message) == ("SecretMissing", True)
 
 
+def test_a_pod_without_a_node_waits_for_no_volumes():
+    cluster = Cluster(claim_spec(model={"target": TARGET | {"credentialsSecret": "hub-token"}}), has_nodes=lambda pod: False)
+    run(cluster, 3)
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastTransitionTime": cluster.now.isoformat()}
+    next(iter(cluster.pods.values()))["status"] = {"phase": "Pending", "conditions": [gated]}
+    decision = decide(cluster.observe(), cluster.now + timedelta(seconds=90))
+    assert decision.status is not None
+    built = next(each for each in decision.status.conditions if each.type == "RepositoryBuilt")
+    assert built.reason == "BuildingRepository"
+    assert decision.requeue_after_seconds == 15
+
+
 def test_pods_that_build_for_themselves_tell_what_they_built():
     cluster = Cluster(ephemeral_spec())
     settle(cluster, decide)
@@ -351,6 +375,19 @@ def test_pods_that_cannot_build_keep_the_earlier_ones_serving():
     serving = cluster.condition("ServingAvailable")
     assert serving is not None
     assert serving["status"] == "True"
+
+
+def test_what_earlier_pods_mount_stays_until_the_last_of_them_is_gone():
+    cluster = Cluster(ephemeral_spec())
+    settle(cluster, decide)
+    first = set(cluster.of_kind("ConfigMap"))
+    cluster.is_healthy = lambda pod: False
+    cluster.change(model=NEW_MODEL)
+    run(cluster, 10)
+    assert first < set(cluster.of_kind("ConfigMap"))
+    cluster.is_healthy = lambda pod: True
+    settle(cluster, decide)
+    assert not first & set(cluster.of_kind("ConfigMap"))
 
 
 def test_the_status_names_the_repository_that_serves_and_not_the_one_that_is_to_come():

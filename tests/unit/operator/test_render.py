@@ -78,14 +78,14 @@ def test_the_schemas_of_kubernetes_refuse_a_field_that_they_do_not_know():
         kubernetes_validate.validate({**manifest, "dat": {}}, KUBERNETES_VERSIONS[-1], strict=True)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(contexts())
 def test_rendering_twice_gives_the_same_text(of: Context):
     again = replace(of)
     assert json.dumps(all_children(of)) == json.dumps(all_children(again))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(contexts())
 def test_every_child_is_owned_labelled_and_named_within_the_limits(of: Context):
     manifests = all_children(of)
@@ -98,7 +98,7 @@ def test_every_child_is_owned_labelled_and_named_within_the_limits(of: Context):
         assert all(len(value) <= 63 for value in metadata["labels"].values())
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(contexts())
 def test_nothing_is_rendered_that_the_api_server_would_leave_out(of: Context):
     def empties(value: Any, path: str) -> Iterator[str]:
@@ -114,7 +114,7 @@ def test_nothing_is_rendered_that_the_api_server_would_leave_out(of: Context):
     assert [path for manifest in all_children(of) for path in empties(manifest, manifest["kind"])] == []
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(contexts())
 def test_every_pod_meets_pod_security_restricted_and_has_no_token(of: Context):
     for pod in pod_specs(all_children(of)):
@@ -130,7 +130,7 @@ def test_every_pod_meets_pod_security_restricted_and_has_no_token(of: Context):
             assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(contexts())
 def test_every_mount_has_its_volume_and_every_volume_is_used(of: Context):
     for pod in pod_specs(all_children(of)):
@@ -138,14 +138,14 @@ def test_every_mount_has_its_volume_and_every_volume_is_used(of: Context):
         assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(contexts())
 def test_the_build_document_is_a_valid_resource_that_asks_for_the_same_build(of: Context):
     document = parse(config_map(of)["data"]["deployment.yaml"], "document")
     assert build_request(document.spec) == build_request(of.spec)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(contexts())
 def test_the_build_command_is_one_that_the_builder_understands(of: Context):
     for pod in pod_specs(all_children(of, keep=(DIGEST,))):

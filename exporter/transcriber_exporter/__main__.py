@@ -77,16 +77,31 @@ async def _run(options: argparse.Namespace) -> None:
 
 
 async def _watch_until(told_to_end: asyncio.Event, watch: Watch, drain: Drain) -> None:
-    watching = asyncio.create_task(watch.run(), name="watch")
-    ends = {asyncio.create_task(event.wait()) for event in (told_to_end, drain.begun)}
-    await asyncio.wait({watching, *ends}, return_when=asyncio.FIRST_COMPLETED)
-    if watching.done():
-        watching.result()  # it never ends by itself: this raises, and the kubelet starts this process anew
-    watching.cancel()  # with a canary that may be on its way: no more are needed
-    await asyncio.wait({watching})
-    await told_to_end.wait()
-    if drain.begun.is_set():
-        await drain.wait()
+    ending = asyncio.create_task(told_to_end.wait())
+    while True:
+        watching = asyncio.create_task(watch.run(), name="watch")
+        draining = asyncio.create_task(drain.begun.wait())
+        await asyncio.wait({watching, ending, draining}, return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            watching.result()  # it never ends by itself: this raises, and the kubelet starts this process anew
+        await _cancelled(watching)  # with a canary that may be on its way: no more are needed
+        draining.cancel()
+        if not drain.begun.is_set():
+            return
+        undone = asyncio.create_task(drain.undone())
+        await asyncio.wait({ending, undone}, return_when=asyncio.FIRST_COMPLETED)
+        if not undone.done():
+            await _cancelled(undone)
+            await drain.wait()
+            return
+        undone.result()
+        watch.state = watch.state.with_triton_gone("Triton has restarted")
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """End a task and wait for that."""
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def _timing(options: argparse.Namespace) -> Timing:

@@ -49,7 +49,7 @@ class DrainState:
 
 
 class Drain:
-    """The one drain of this pod: it begins once and is never taken back."""
+    """The drain of this pod, which begins once; it is over where Triton was only restarted, for that calls the same hook."""
 
     def __init__(
         self,
@@ -71,6 +71,28 @@ class Drain:
             self.begun.set()
             self._task = asyncio.create_task(self._run(), name="drain")
         return await asyncio.shield(self._task)  # whoever asked may go away, as the drain may not
+
+    async def undone(self) -> None:
+        """Wait until another Triton listens, which is none that the drain was for, and forget the drain.
+
+        The kubelet calls a preStop hook also where a probe has failed; then the pod goes on with a new Triton.
+        """
+        await self.wait()
+        has_ended = False
+        while True:
+            try:
+                await self._triton.scrape()
+            except TritonGoneError:
+                has_ended = True
+            except ScrapeError:
+                pass  # it does not say, and it may still be the old one
+            else:
+                if has_ended:
+                    break
+            await self._pause(POLL_SECONDS)
+        log.info("the drain is over: Triton was restarted, and this pod goes on")
+        self._task = None
+        self.begun.clear()
 
     async def _run(self) -> dict[str, Any]:
         state = DrainState(self._clock(), self._limit_seconds)

@@ -65,6 +65,11 @@ class Verdict:
     problems: tuple[str, ...] = ()
     recovery_seconds: float = 0.0
 
+    def __str__(self) -> str:
+        if self.problems:
+            return f"FAILED ({'killed' if self.is_reached else 'not reached'}): {self.point}"
+        return f"survived in {self.recovery_seconds:.1f} s: {self.point}" if self.is_reached else f"not reached: {self.point}"
+
     @property
     def is_failure(self) -> bool:
         """Whether the operator, or the harness at a point that must be reached, has failed."""
@@ -148,6 +153,6 @@ def summary(verdicts: Sequence[Verdict]) -> str:
         lines.append(f"recovery: median {times[len(times) // 2]:.1f} s, longest {times[-1]:.1f} s")
     for verdict in verdicts:
         if verdict.problems:
-            lines += [f"KILLED {verdict.point}", *(f"    {problem}" for problem in verdict.problems)]
-    lines += [f"not reached: {verdict.point}" for verdict in verdicts if not verdict.is_reached]
+            lines += [str(verdict), *(f"    {problem}" for problem in verdict.problems)]
+    lines += [str(verdict) for verdict in verdicts if not verdict.is_reached and not verdict.problems]
     return "\n".join(lines)

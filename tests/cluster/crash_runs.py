@@ -250,8 +250,8 @@ class CrashTest:
             self.endings[report.step] = report.ending
             self.points += kill_points(report.step, report.writes)
 
-    async def kill(self, count: int | None = None) -> list[Verdict]:
-        """Kill the operator at about `count` points, or all; returns a verdict for each."""
+    async def kill(self, count: int | None = None, report: Callable[[Verdict], None] = lambda verdict: None) -> list[Verdict]:
+        """Kill the operator at `count` points, or all; returns a verdict for each, and tells each to `report` as it falls."""
         schedule = Schedule(self.points if count is None else sample(self.points, count))
         verdicts: list[Verdict] = []
 
@@ -259,6 +259,8 @@ class CrashTest:
             while plan := schedule.deal():
                 done = self._verdicts(plan, await self._run(plan, self.endings))
                 verdicts.extend(done)
+                for verdict in done:
+                    report(verdict)
                 judged = {verdict.point for verdict in done}
                 schedule.give_back(point for point in plan.values() if point not in judged)
 

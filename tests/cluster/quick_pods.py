@@ -7,12 +7,13 @@ so the scheduler is paused meanwhile.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from kubernetes.aio.dynamic import DynamicClient
+from kubernetes.aio.dynamic.exceptions import NotFoundError
 
 from tests.cluster.fake_pods import MERGE_PATCH, FakePods
 from tests.cluster.live import PATHS, Manifest, Objects
@@ -106,12 +107,14 @@ async def operated(parts: Parts, **settings: str) -> AsyncIterator[Operated]:
 
 
 @asynccontextmanager
-async def quick_namespace(parts: Parts, labels: Mapping[str, str] | None = None) -> AsyncIterator[QuickNamespace]:
-    """Make a namespace with quick pods; in the end it is deleted, and nobody waits for that."""
+async def quick_namespace(
+    parts: Parts, labels: Mapping[str, str] | None = None, kinds: Sequence[str] = tuple(PATHS)
+) -> AsyncIterator[QuickNamespace]:
+    """Make a namespace with quick pods, whose objects of some kinds are kept; in the end it is deleted, and nobody waits for it."""
     name = f"quick-{secrets.token_hex(4)}"
     namespaces = await parts.client.resources.get(api_version="v1", kind="Namespace")
     await namespaces.create(body={"metadata": {"name": name, "labels": dict(labels or {})}})
-    async with Objects(parts.api, name) as objects:
+    async with Objects(parts.api, name, kinds) as objects:
         pods = asyncio.create_task(FakePods(parts.client, name, _at_once).run())
         try:
             yield QuickNamespace(name, objects, parts)
@@ -120,7 +123,8 @@ async def quick_namespace(parts: Parts, labels: Mapping[str, str] | None = None)
         finally:
             pods.cancel()
             await asyncio.gather(pods, return_exceptions=True)
-            await namespaces.delete(name=name)
+            with suppress(NotFoundError):  # a test may have deleted it
+                await namespaces.delete(name=name)
 
 
 async def _at_once() -> None:

@@ -57,9 +57,7 @@ async def test_kubectl_scale_and_wait_work_and_a_count_beyond_the_limits_is_kept
     assert replicas(quick) == {"td-spot": (0, 0), "td-floor": (1, 1)}
 
 
-async def test_a_line_of_kubectl_get_fits_the_terminal(
-    operator: Operated, quick: QuickNamespace, record_property: Record
-) -> None:
+async def test_a_line_of_kubectl_get_fits_the_terminal(operator: Operated, quick: QuickNamespace, record_property: Record) -> None:
     td = document(model__target__uri=LONG_URI, model__target__revision="a" * 40)
     await quick.apply({**td, "metadata": {"name": LONG_NAME}})
     await quick.objects.settled(LONG_NAME)
@@ -90,7 +88,7 @@ async def test_a_suspended_resource_is_left_alone_until_it_goes_on(operator: Ope
     assert written <= {("apply", "transcriberdeployments/status"), ("create", "events")}
     assert quick.objects.find("Service", NAME) is None
     assert {pod["metadata"]["uid"] for pod in quick.objects.all("Pod")} == pods
-    await quick.apply(document(decoding__language="de", scaling__replicas=4))
+    await quick.apply(document(suspend=False, decoding__language="de", scaling__replicas=4))
     await quick.objects.settled(NAME)
     assert quick.objects.find("Service", NAME) is not None
     assert len(quick.objects.all("Job")) == 2

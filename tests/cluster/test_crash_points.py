@@ -138,7 +138,7 @@ def test_the_summary_has_figures_and_names_every_failure():
     assert summary(verdicts).splitlines() == [
         "1 of 2 kills survived; 1 points not reached",
         "recovery: median 4.0 s, longest 4.0 s",
-        "KILLED create: after apply jobs j (1)",
+        "FAILED (killed): create: after apply jobs j (1)",
         "    Job/j: missing, was 1",
         "not reached: create: after apply jobs j (1)",
     ]

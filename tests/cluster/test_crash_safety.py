@@ -37,14 +37,18 @@ def plane(binaries: Binaries, root_dir: Path, request: pytest.FixtureRequest) ->
 
 @pytest.mark.timeout(5400)
 async def test_the_operator_survives_being_killed_at_its_writes(plane: ControlPlane, capsys: pytest.CaptureFixture[str]):
+    def tell(text: object) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{text}")
+            sys.stdout.flush()
+
     wanted = os.environ.get(POINTS_VARIABLE, SAMPLED_POINTS)
     configuration = Configuration()
     await load_kube_config(str(plane.kubeconfig), client_configuration=configuration)
     async with ApiClient(configuration) as connection:
         test = CrashTest(plane, await DynamicClient(connection), WORKLOAD)
         await test.record()
-        verdicts = await test.kill(None if wanted == "all" else int(wanted))
+        verdicts = await test.kill(None if wanted == "all" else int(wanted), tell)
     told = summary(verdicts)
-    with capsys.disabled():
-        sys.stdout.write(f"\n{told}\n")
+    tell(told)
     assert not [str(verdict.point) for verdict in verdicts if verdict.is_failure], told

@@ -27,10 +27,10 @@ def languages() -> dict[str, str]:
 
 @cache
 def talk(seconds: int) -> Samples:
-    """A talk of exactly that length: the reading and all clips with pauses between, again and again, in many languages."""
-    pause = np.zeros(RATE_HZ // 2, np.float32)
+    """A talk of exactly that length: the reading, all clips in their languages, a long break, and again from the start."""
+    pause, rest = np.zeros(RATE_HZ // 2, np.float32), np.zeros(100 * RATE_HZ, np.float32)
     parts = [samples_of(READING), *(samples_of(CLIPS / name) for name in languages())]
-    once = np.concatenate([piece for part in parts for piece in (part, pause)])
+    once = np.concatenate([piece for part in parts for piece in (part, pause)] + [rest])
     return np.tile(once, -(-seconds * RATE_HZ // once.shape[0]))[: seconds * RATE_HZ]
 
 

@@ -231,7 +231,7 @@ def test_slots_of_cancelled_requests_are_free_long_before_their_windows_would_ha
 def test_a_draft_that_is_wrong_changes_nothing_of_the_transcript(
     whisper: Whisper, figure: Figure, name: str, chosen: dict[str, str]
 ) -> None:
-    content, _ = recordings.files()["talk of 60 s"]
+    content, _ = recordings.files()["talk of 20 s"]
     drafted = whisper.ask(audio(content, **chosen, max_draft_tokens=16))
     target = whisper.ask(audio(content, **chosen, max_draft_tokens=0))
     assert of_one(drafted) == of_one(target)

@@ -90,4 +90,24 @@ async def test_a_second_call_joins_the_drain_that_runs_and_one_that_gives_up_doe
     first.cancel()
     report = await second
     assert report["drained"] is True
+    triton.load = BUSY  # whoever asks later hears how it ended; there is no second drain
     assert await drain.wait() == report
+
+
+@pytest.mark.asyncio
+async def test_a_drain_is_undone_by_another_triton_and_not_by_the_one_that_it_is_for() -> None:
+    triton, clock = FakeTriton(), Clock()
+    drain = Drain(triton, 30, clock, clock.pause)
+    await drain.wait()
+    undone = asyncio.create_task(drain.undone())
+    for broken in (None, SILENT, None, TritonGoneError("nobody listens"), SILENT):
+        triton.broken = broken
+        scraped = asyncio.Event()
+        triton.on_scrape = scraped.set
+        await scraped.wait()
+        assert drain.begun.is_set()
+    triton.broken = None
+    await undone
+    assert not drain.begun.is_set()
+    triton.broken = TritonGoneError("nobody listens")
+    assert (await drain.wait())["drained"] is True

@@ -5,25 +5,27 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import unavailable
+from tests.rig.processes import free_ports
 from tests.unit.exporter.pages import page
 from tests.unit.exporter.process import COMMAND, END_SECONDS, NOBODY, running
 from transcriber_exporter.__main__ import main
 from transcriber_exporter.endpoint import Endpoint, metrics_url
 
 
-@pytest.fixture
-def busy_page() -> Iterator[str]:
-    """The URL of metrics that always tell of a request in progress."""
+@contextmanager
+def serving(text: str, port: int = 0) -> Iterator[str]:
+    """Serve a page of metrics; gives its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = page(requests=1).encode()
+            body = text.encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -32,12 +34,19 @@ def busy_page() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/metrics"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def busy_page() -> Iterator[str]:
+    """The URL of metrics that always tell of a request in progress."""
+    with serving(page(requests=1)) as url:
+        yield url
 
 
 def test_without_a_triton_it_lives_waits_and_drains_at_once() -> None:
@@ -63,7 +72,7 @@ def test_a_signal_ends_it_promptly_though_a_canary_is_on_its_way(number: signal.
 
 def test_a_signal_in_a_drain_lets_the_drain_end_and_answer(busy_page: str) -> None:
     answers: list[tuple[int, str]] = []
-    with running("--drain-seconds", "2", metrics=busy_page) as exporter:
+    with running("--drain-seconds", "4", metrics=busy_page) as exporter:
         asking = threading.Thread(target=lambda: answers.append(exporter.get("/drain")))
         asking.start()
         while "draining" not in exporter.get("/triton/ready")[1]:
@@ -75,7 +84,19 @@ def test_a_signal_in_a_drain_lets_the_drain_end_and_answer(busy_page: str) -> No
     [(status, text)] = answers
     report = json.loads(text)
     assert (status, report["drained"], report["left"]["requests"]) == (200, False, 1)
-    assert report["waited_seconds"] >= 2
+    assert report["waited_seconds"] >= 4
+
+
+def test_a_triton_that_is_restarted_after_a_drain_is_watched_again() -> None:
+    [port] = free_ports(1)
+    with running(metrics=f"http://127.0.0.1:{port}/metrics") as exporter:
+        assert exporter.get("/drain")[0] == 200
+        assert exporter.status()["draining"] is True
+        with serving(page(), port):
+            exporter.wait_until(lambda status: not status["draining"], END_SECONDS)
+            assert "no canary has passed yet" in exporter.get("/triton/ready")[1]
+            exporter.process.send_signal(signal.SIGTERM)
+            assert exporter.finish()[0] == 0
 
 
 def test_it_listens_on_ipv6() -> None:

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster cluster control-plane test lint crds format lock clean
+.PHONY: help setup demo demo-cluster cluster control-plane test crash-safety lint crds format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ demo-cluster: control-plane ## The whole story on it: apply, watch, transcribe, 
 
 test: setup ## Run every test that this machine can run
 	$(BIN)/python -m pytest
+
+crash-safety: control-plane ## Kill the operator around its writes, CRASH_POINTS=12 of them or all (minutes to half an hour)
+	$(BIN)/python -m pytest tests/cluster/crash_harness.py tests/cluster/crash_safety.py
 
 lint: setup ## Format, style, types, layers
 	$(BIN)/ruff format --check .

@@ -78,9 +78,9 @@ class Account:
         return 0 if self.is_closed else max(max(self.announced, self.read) - self.sent_until, 0)
 
     def announce(self, samples: int) -> None:
-        """Book what a header announces; raises RequestError (RESOURCE_EXHAUSTED) where it is too much."""
+        """Book what a header announces, before anything is read; raises RequestError (RESOURCE_EXHAUSTED) where it is too much."""
         with self.ledger.booking(self):
-            self.ledger.check_room(samples - self.queued)
+            self.ledger.check_room(samples)
             self.announced = samples
 
     def add(self, samples: int) -> None:

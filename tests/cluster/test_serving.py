@@ -34,7 +34,7 @@ NAME: Final = "whisper-base"
 NAMESPACE: Final = "served"
 MODELS: Final = ROOT / "examples" / "models"
 CLIPS: Final = ROOT / "tests" / "audio"
-RECORDINGS: Final = ("en-quick-brown-fox.flac", "en-counting.flac", "en-hello-world.flac")
+RECORDINGS: Final = ("en-quick-brown-fox.flac", "en-hello-world.flac")
 CLIENTS: Final = 4
 START_SECONDS: Final = 300.0  # of a replica, on a machine that is busy with other things too
 POLL_SECONDS: Final = 0.5
@@ -48,6 +48,7 @@ class Served:
     parts: Parts
     objects: Objects
     bridge: PodBridge
+    mistrained: Path  # the folder behind a claim, for a model of no use
     spec: dict[str, Any]
     expected: dict[str, str]  # text by recording
 
@@ -68,8 +69,8 @@ class Served:
 
         return await self.objects.until(f"{type_} with reason {reason}", found, START_SECONDS)
 
-    def load(self) -> Load:
-        return Load(self.addresses, recordings(), CLIENTS)
+    def load(self, clients: int = CLIENTS) -> Load:
+        return Load(self.addresses, recordings(), clients)
 
     def addresses(self) -> list[str]:
         return [pod["status"]["podIP"] for pod in self.objects.all("Pod") if serves(pod) and is_ready(pod)]
@@ -82,7 +83,7 @@ class Served:
         """Wait until the exporter of a pod says so in its log, which announces nothing."""
         log = self.bridge.log_file(NAMESPACE, pod["metadata"]["name"], "exporter")
         async with asyncio.timeout(START_SECONDS):
-            while "the canary's transcript has" not in log.read_text(encoding="utf-8"):
+            while not log.exists() or "the canary's transcript has" not in log.read_text(encoding="utf-8"):
                 await asyncio.sleep(POLL_SECONDS)
 
     def newcomers(self) -> list[Manifest]:
@@ -135,7 +136,7 @@ async def served_in(parts: Parts, folder: Path) -> AsyncIterator[Served]:
         operator = await asyncio.to_thread(OperatorProcess, plane)
         stack.push_async_callback(asyncio.to_thread, operator.stop)
         await asyncio.to_thread(operator.start)
-        served = Served(parts, objects, bridge, example(), {})
+        served = Served(parts, objects, bridge, folder / "mistrained", example(), {})
         await served.apply(served.spec)
         await served.settled()
         async with Load(served.addresses, recordings(), 0) as load:
@@ -144,6 +145,7 @@ async def served_in(parts: Parts, folder: Path) -> AsyncIterator[Served]:
         yield served
         bridge.check()
         await parts.kubectl("delete", f"td/{NAME}", f"--namespace={NAMESPACE}")
+        await objects.until("no pod left", lambda: not objects.all("Pod"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -171,7 +173,7 @@ def mistrain(folder: Path) -> list[dict[str, str]]:
 def mistrained(spec: dict[str, Any], files: list[dict[str, str]]) -> dict[str, Any]:
     copied = copy.deepcopy(spec)
     copied["model"]["target"] = {"uri": "pvc://mistrained/whisper-base", "files": files}
-    copied["runtime"]["startupTimeoutSeconds"] = 60  # the least
+    copied["runtime"]["startupTimeoutSeconds"] = 75  # after which it shows; a slow machine needs nearly as long to load a model
     return copied
 
 
@@ -236,16 +238,13 @@ async def test_a_build_that_fails_never_touches_what_serves(served: Served, reco
 
 
 async def test_a_model_that_hears_other_words_never_serves_and_a_corrected_spec_repairs_it(
-    served: Served, tmp_path: Path, record_property: Record
+    served: Served, record_property: Record
 ) -> None:
     clock = asyncio.get_running_loop().time
-    [volume] = json.loads(await served.parts.kubectl("get", "pv", f"{NAMESPACE}-mistrained", "-o", "json"))["spec"][
-        "hostPath"
-    ].values()
-    files = await asyncio.to_thread(mistrain, Path(volume) / "whisper-base")
+    files = await asyncio.to_thread(mistrain, served.mistrained / "whisper-base")
     replicas = served.replicas()
-    async with served.load() as load:
-        await load.answered(CLIENTS)
+    async with served.load(clients=1) as load:
+        await load.answered(1)
         began_at = clock()
         await served.apply(mistrained(served.spec, files))
         [pod] = await served.objects.until("a pod of the new spec", served.newcomers)
@@ -255,7 +254,7 @@ async def test_a_model_that_hears_other_words_never_serves_and_a_corrected_spec_
         record_property("failed_canary_message", serving["message"])
         assert serving["status"] == "True", "the earlier replica serves on"
         assert condition(served.objects.get(RESOURCE, NAME), "Ready")["status"] == "False"
-        await load.answered(CLIENTS)
+        await load.answered(1)
         assert served.replicas() == replicas
         began_at = clock()
         await served.apply(served.spec)

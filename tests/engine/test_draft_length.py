@@ -10,6 +10,8 @@ from tests.engine.test_exactness import decode, random_request
 from tests.engine.toy import toy_pair
 from transcriber_engine.draft_length import Acceptance, Costs, Expectation, choose_length, expected_tokens, fit_costs, pays
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHEAP_DRAFT = Costs(draft_base=0.005, draft_per_row=0.0005, verify_base=0.02, verify_per_token=0.003)
 DEAR_DRAFT = Costs(draft_base=0.02, draft_per_row=0.002, verify_base=0.02, verify_per_token=0.003)
 

@@ -11,6 +11,8 @@ from transcriber_engine.draft_length import Costs
 from transcriber_engine.scheduler import DraftSource, Job, Scheduler, WindowRequest, WindowTokens
 from transcriber_engine.weights import DecoderPair
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def decode(
     pair: DecoderPair, requests: Sequence[WindowRequest], slots: int, source: DraftSource, most: int, costs: Costs | None = None

@@ -1,6 +1,5 @@
 """From blocks to a transcript, with a decoder of windows that tests hold in their hands."""
 
-import gc
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -68,7 +67,6 @@ def test_samples_of_windows_that_are_decoded_are_let_go():
     def decode_window(window):
         nonlocal most
         alive.append(weakref.ref(window))
-        gc.collect()
         most = max(most, sum(ref() is not None for ref in alive))
         future: Future = Future()
         future.set_result(result(window))

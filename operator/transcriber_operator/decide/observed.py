@@ -37,6 +37,6 @@ class Observed(_Frozen):
 
     installation: Installation
     resource: Manifest
-    children: tuple[Manifest, ...] = ()  # by label and owner UID; every kind that render makes
+    children: tuple[Manifest, ...] = ()  # by label; every kind that render makes
     pods: tuple[Manifest, ...] = ()  # of the children
     build_progress: BuildProgress | None = None

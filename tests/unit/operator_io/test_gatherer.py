@@ -110,11 +110,22 @@ async def test_of_two_tries_the_younger_one_is_asked() -> None:
         lambda: web.json_response({"stage": "fetch"}),
         lambda: web.json_response({**PROGRESS, "bytes_done": "many"}),
         lambda: web.Response(body=b"[" * 100_000),
-        lambda: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/progress"}),
     ],
 )
 async def test_a_pod_that_answers_nonsense_has_no_progress(answer: Any) -> None:
     assert await progress_of(answer(), build_pod()) is None
+
+
+async def test_a_pod_cannot_send_us_elsewhere() -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        raise web.HTTPFound("/elsewhere")
+
+    async with listening(handler) as address, ProgressReader(int(address.rpartition(":")[2])) as reader:
+        assert await reader.of_build([build_pod()]) is None
+    assert asked == ["/progress"]
 
 
 async def test_a_pod_that_answers_nothing_has_no_progress() -> None:
@@ -139,8 +150,4 @@ async def test_a_pod_that_answers_nothing_has_no_progress() -> None:
     ],
 )
 async def test_only_a_build_that_runs_is_asked(pod: dict[str, Any]) -> None:
-    async def handler(_: web.Request) -> web.StreamResponse:
-        raise AssertionError("asked")
-
-    async with listening(handler) as address, ProgressReader(int(address.rpartition(":")[2])) as reader:
-        assert await reader.of_build([pod]) is None
+    assert await progress_of(web.json_response(PROGRESS), pod) is None

@@ -91,7 +91,8 @@ def test_in_a_pod_the_operators_namespace_is_known(tmp_path: Path) -> None:
 
 def test_what_kubernetes_sets_for_a_service_of_a_similar_name_is_left_alone() -> None:
     links = {
-        "TRANSCRIBER_METRICS_PORT": "tcp://10.0.0.1:8080",
+        "TRANSCRIBER_HTTPS_PORT": "tcp://10.0.0.1:8443",
+        "TRANSCRIBER_LOG_PORT": "tcp://10.0.0.1:8080",
         "TRANSCRIBER_METRICS_SERVICE_HOST": "10.0.0.1",
         "TRANSCRIBER_METRICS_PORT_8080_TCP_ADDR": "10.0.0.1",
         "TRANSCRIBER_PYTHON": "of another program",

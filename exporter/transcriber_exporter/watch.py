@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from transcriber_exporter.canary import CanaryState, Timing
@@ -17,12 +17,20 @@ log = logging.getLogger("transcriber_exporter")
 class Watch:
     """What is known of Triton: `state`, and the last `scrape`, None where it failed."""
 
-    def __init__(self, triton: Triton, timing: Timing, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        triton: Triton,
+        timing: Timing,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.state = CanaryState(timing)
         self.scrape: Scrape | None = None
         self._triton = triton
         self._metrics = metrics
         self._clock = clock
+        self._pause = pause
         self._said: tuple[bool, str | None, str | None] | None = None
 
     async def run(self) -> None:
@@ -30,7 +38,7 @@ class Watch:
         while True:
             await self.step()
             until_canary_seconds = self.state.next_canary_at - self._clock()
-            await asyncio.sleep(min(POLL_SECONDS, max(until_canary_seconds, 0.0)))
+            await self._pause(min(POLL_SECONDS, max(until_canary_seconds, 0.0)))
 
     async def step(self) -> None:
         """Look once, send a canary if one is due, and say what has changed."""

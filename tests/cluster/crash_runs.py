@@ -31,6 +31,7 @@ USER: Final = "crash-workload"  # field manager of the steps
 QUIET_SECONDS: Final = 2.0  # longer than the operator's debounce and its first back-off
 POD_REST_SECONDS: Final = 0.8  # longer than the debounce
 STEP_SECONDS: Final = 90.0
+CHECK_SECONDS: Final = 0.5  # how often a process is looked at that should do something else than end
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,9 @@ class Run:
             await self._make_namespace()
             kubeconfig = await asyncio.to_thread(self._workload.prepare, self._plane, self._namespace, self._proxy.url)
             self._operator = Part(self._workload.operator(self._namespace, kubeconfig), log_file, spawner, self._plane.tls)
-            self._operator.start()
             self._pods = asyncio.create_task(FakePods(self._client, self._namespace, self._pods_rest).run())
             try:
-                async with asyncio.timeout(self._workload.step_seconds):
-                    await self._proxy.log.watching(self._workload.plural)
+                await self._start_operator()
                 for step in self._workload.steps:
                     report = await self._run_step(step, plan.get(step.name))
                     reports.append(report)
@@ -119,6 +118,30 @@ class Run:
                 spawner.close()
                 await self._remove_namespace()
         return reports
+
+    async def _start_operator(self) -> None:
+        """Start it, and again if it ends: what it may do is in force some moments after it was granted."""
+        ended = PartError(f"the operator has opened no watch of {self._workload.plural}{self._operator.log_tail()}")
+        try:
+            async with asyncio.timeout(self._workload.step_seconds):
+                while True:
+                    self._operator.start()
+                    try:
+                        return await self._listening(1)
+                    except PartError as error:
+                        ended = error
+                        self._operator.stop()
+        except TimeoutError:
+            raise ended from None
+
+    async def _listening(self, times: int) -> None:
+        """Wait until the operator has opened so many watches of its kind since the run began; raises PartError if it ends."""
+        watching = asyncio.create_task(self._proxy.log.watching(self._workload.plural, times))
+        try:
+            while not (await asyncio.wait([watching], timeout=CHECK_SECONDS))[0]:
+                self._operator.check()
+        finally:
+            watching.cancel()
 
     async def _run_step(self, step: Step, point: KillPoint | None) -> StepReport:
         self._killed_at = None
@@ -184,7 +207,7 @@ class Run:
                 self._pods.result()  # raises what ended it
             if armed and armed.fired.is_set() and log.watches_opened[self._workload.plural] <= self._watches_at_kill:
                 self._waits_for = "the operator, killed and started again, has opened no watch"
-                await log.watching(self._workload.plural, self._watches_at_kill + 1)
+                await self._listening(self._watches_at_kill + 1)
                 continue
             writes = len(log.lasting_writes)
             objects = await self._objects()

@@ -8,7 +8,7 @@ import shutil
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ MODELS: Final = ROOT / "examples" / "models"
 CLIPS: Final = ROOT / "tests" / "audio"
 RECORDINGS: Final = ("en-quick-brown-fox.flac", "en-hello-world.flac")
 CLIENTS: Final = 4
-START_SECONDS: Final = 300.0  # of a replica, on a machine that is busy with other things too
+START_SECONDS: Final = 480.0  # of a replica, on a machine that is busy with other things too
 POLL_SECONDS: Final = 0.5
 EMBEDDING: Final = b"decoder/embeddings/weight\0"
 
@@ -51,6 +51,7 @@ class Served:
     mistrained: Path  # the folder behind a claim, for a model of no use
     spec: dict[str, Any]
     expected: dict[str, str]  # text by recording
+    start_seconds: float  # that a replica took on this machine, from its creation until it was ready
 
     async def apply(self, spec: dict[str, Any]) -> None:
         metadata = {"name": NAME, "namespace": NAMESPACE}
@@ -136,13 +137,14 @@ async def served_in(parts: Parts, folder: Path) -> AsyncIterator[Served]:
         operator = await asyncio.to_thread(OperatorProcess, plane)
         stack.push_async_callback(asyncio.to_thread, operator.stop)
         await asyncio.to_thread(operator.start)
-        served = Served(parts, objects, bridge, folder / "mistrained", example(), {})
+        served = Served(parts, objects, bridge, folder / "mistrained", example(), {}, 0.0)
         await served.apply(served.spec)
         await served.settled()
+        [pod] = [pod for pod in objects.all("Pod") if serves(pod)]
+        seen = [change.at for change in objects.changes if change.uid == pod["metadata"]["uid"]]
         async with Load(served.addresses, recordings(), 0) as load:
-            for name in RECORDINGS:
-                served.expected[name] = await load.transcribe(name, served.addresses()[0])
-        yield served
+            expected = {name: await load.transcribe(name, pod["status"]["podIP"]) for name in RECORDINGS}
+        yield replace(served, expected=expected, start_seconds=seen[-1] - seen[0])
         bridge.check()
         await parts.kubectl("delete", f"td/{NAME}", f"--namespace={NAMESPACE}")
         await objects.until("no pod left", lambda: not objects.all("Pod"))
@@ -170,10 +172,10 @@ def mistrain(folder: Path) -> list[dict[str, str]]:
     return [{"path": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in sorted(folder.iterdir())]
 
 
-def mistrained(spec: dict[str, Any], files: list[dict[str, str]]) -> dict[str, Any]:
+def mistrained(spec: dict[str, Any], files: list[dict[str, str]], startup_timeout_seconds: int) -> dict[str, Any]:
     copied = copy.deepcopy(spec)
     copied["model"]["target"] = {"uri": "pvc://mistrained/whisper-base", "files": files}
-    copied["runtime"]["startupTimeoutSeconds"] = 75  # after which it shows; a slow machine needs nearly as long to load a model
+    copied["runtime"]["startupTimeoutSeconds"] = startup_timeout_seconds
     return copied
 
 
@@ -246,7 +248,7 @@ async def test_a_model_that_hears_other_words_never_serves_and_a_corrected_spec_
     async with served.load(clients=1) as load:
         await load.answered(1)
         began_at = clock()
-        await served.apply(mistrained(served.spec, files))
+        await served.apply(mistrained(served.spec, files, max(60, round(2 * served.start_seconds))))
         [pod] = await served.objects.until("a pod of the new spec", served.newcomers)
         await served.heard_other_words(pod)
         serving = await served.told("ServingAvailable", Reason.CANARY_FAILED)

@@ -30,9 +30,11 @@ class FakeTriton:
         self.broken: Exception | None = None
         self.canaries = 0
         self.on_scrape: Callable[[], None] = lambda: None
+        self.on_canary: Callable[[], object] = lambda: None
 
     async def run_canary(self, deadline_seconds: float) -> Result:
         self.canaries += 1
+        self.on_canary()
         return Result(self.outcome, f"it {self.outcome} within {deadline_seconds:g} s", 0.5)
 
     async def scrape(self) -> Scrape:

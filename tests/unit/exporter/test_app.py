@@ -1,5 +1,6 @@
 """The endpoints, over HTTP, with a Triton that does as it is told and a clock that moves when it is told to."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -96,6 +97,19 @@ async def test_a_busy_triton_stays_ready_and_is_asked_once_a_minute(rig: Rig) ->
 async def test_an_idle_triton_is_asked_every_interval(rig: Rig) -> None:
     await rig.pass_time(1 + 10 * TIMING.interval)
     assert rig.triton.canaries == 11
+
+
+@pytest.mark.asyncio
+async def test_a_canary_that_is_due_between_two_looks_is_not_late() -> None:
+    triton, clock = FakeTriton(), Clock()
+    sent_at: list[float] = []
+    watch = Watch(triton, Timing(interval=7.5), Metrics(), clock, clock.pause)
+    triton.on_canary = lambda: sent_at.append(clock.now)
+    watching = asyncio.create_task(watch.run())
+    while len(sent_at) < 3:
+        await asyncio.sleep(0)
+    watching.cancel()
+    assert sent_at == [100, 107.5, 115]
 
 
 @pytest.mark.asyncio

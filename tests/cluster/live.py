@@ -45,6 +45,7 @@ class Objects:
         self._namespace = namespace
         self._kinds = kinds
         self._by_uid: dict[str, dict[str, Manifest]] = {kind: {} for kind in kinds}
+        self._versions: dict[str, int] = {}  # by uid; they only grow, also through the end of an object
         self._changed = asyncio.Event()  # replaced each time that it is set
 
     async def __aenter__(self) -> Self:
@@ -84,8 +85,12 @@ class Objects:
         except TimeoutError:
             raise AssertionError(f"{what}: not within {seconds:g} s; {self._summary()}") from None
 
+    async def seen(self, kind: str, uid: str, version: int) -> None:
+        """Wait until an object is at a resourceVersion, or past it."""
+        await self.until(f"{kind} at version {version}", lambda: self._versions.get(uid, 0) >= version)
+
     async def settled(self, name: str, generation: int = 0, seconds: float = PATIENCE_SECONDS) -> Manifest:
-        """Wait until a resource is ready at a generation, its newest if none is given, and nothing is under way."""
+        """Wait until a resource is ready at a generation, at least the newest that was seen, and nothing is under way."""
         return await self.until(f"{name} ready", lambda: self._settled(name, generation), seconds)
 
     def seen_at(self, kind: str, name: str, holds: Callable[[Change], bool]) -> float:
@@ -109,6 +114,7 @@ class Objects:
                 self._by_uid[kind].pop(metadata["uid"], None)
             else:
                 self._by_uid[kind][metadata["uid"]] = {"kind": kind, **item}  # items of a list do not say what they are
+            self._versions[metadata["uid"]] = int(metadata["resourceVersion"])
             at = asyncio.get_running_loop().time()
             self.changes.append(Change(at, kind, metadata["name"], metadata["uid"], is_gone=change == "GONE"))
             self._changed.set()

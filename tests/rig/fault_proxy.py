@@ -114,8 +114,10 @@ class FaultProxy:
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+        if self._forwarding:
+            await asyncio.wait(self._forwarding, timeout=CLOSE_SECONDS)
+        await self._session.close()  # which ends what the server has still not answered
         await asyncio.gather(*self._forwarding, return_exceptions=True)
-        await self._session.close()
 
     def cut_watches(self, resource: str | None = None) -> int:
         """Close the connections of the open watches, of one resource or of all; returns how many."""

@@ -73,18 +73,24 @@ async def test_clients_may_speak_tls_to_it(stand_in_url: str, tmp_path: Path):
         assert await apply(client, "a") == 201
 
 
-async def test_it_ends_though_clients_hold_watches_and_silent_calls(stand_in_url: str):
+async def test_it_ends_though_clients_hold_watches_silent_calls_and_unanswered_writes(stand_in_url: str, stand_in: StandIn):
+    stand_in.gate.clear()
     async with ClientSession() as client, FaultProxy(Upstream(stand_in_url)) as proxy:
         silent = proxy.rules.add(Rule("list", "configmaps", action=Silent()))
         watch = await client.get(f"{proxy.url}{WATCH}")
-        listing = asyncio.create_task(client.get(f"{proxy.url}{CONFIG_MAPS}"))
+        stand_in.arrived.clear()
+        calls = client.get(f"{proxy.url}{CONFIG_MAPS}"), apply(client, "a", f"{proxy.url}{CONFIG_MAPS}")
+        waiting = [asyncio.ensure_future(call) for call in calls]
         await silent.fired.wait()
+        await stand_in.arrived.wait()
         async with asyncio.timeout(5):
             await proxy.__aexit__()
         with pytest.raises(aiohttp.ClientError):
             await watch.read()
-        with pytest.raises(aiohttp.ClientError):
-            await listing
+        for task in waiting:
+            with pytest.raises(aiohttp.ClientError):
+                await task
+    assert [write.fault for write in proxy.log.writes] == ["Unreachable"]
 
 
 async def test_a_server_that_is_gone_looks_gone_to_the_client():

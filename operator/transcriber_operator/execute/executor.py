@@ -67,7 +67,7 @@ class Executor:
     async def _apply(self, resource: Manifest, apply: Apply, live: Mapping[str, Any] | None) -> None:
         manifest = apply.manifest
         if live is None:
-            await self._refuse_foreign(resource, manifest)
+            await self._require_free(resource, manifest)
         else:
             # As observed or not at all: a child that was deleted meanwhile must not be made anew from a part of itself.
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": live["uid"]}}
@@ -96,17 +96,25 @@ class Executor:
         logger.warning("%s %s was edited by others; undone", manifest["kind"], metadata["name"], extra=_about(resource))
         return True
 
-    async def _refuse_foreign(self, resource: Manifest, manifest: Manifest) -> None:
+    async def _require_free(self, resource: Manifest, manifest: Manifest) -> None:
+        """Raise what keeps a child from being created, unless nothing has its name."""
         metadata = manifest["metadata"]
+        kind = resource_of(manifest["apiVersion"], manifest["kind"])
         try:
-            existing = await self._kube.get(
-                resource_of(manifest["apiVersion"], manifest["kind"]), metadata["namespace"], metadata["name"]
-            )
+            existing = await self._kube.get(kind, metadata["namespace"], metadata["name"])
         except NotFoundError:
             return
         error = objection(existing, resource)
         if error:
             raise error
+        labels = metadata.get("labels", {})
+        if manifest["kind"] != "Job" or labels.items() <= (existing["metadata"].get("labels") or {}).items():
+            return
+        # Ours, and not observed for want of its labels. Its template cannot change, so it must not be written as if it were new;
+        # the next pass sees what else it needs.
+        change = {"metadata": {"labels": labels, "resourceVersion": existing["metadata"]["resourceVersion"]}}
+        await self._kube.merge(kind, metadata["namespace"], metadata["name"], change)
+        raise ConflictError(f"{manifest['kind']} {metadata['name']} had lost its labels; it has them again")
 
     async def _prune(self, resource: Manifest, prune: Prune) -> None:
         key = prune.key

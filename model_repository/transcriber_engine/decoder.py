@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transcriber_engine.cache import SlotCache
 from transcriber_engine.linear import InvariantLinear
 from transcriber_engine.model_config import ModelConfig
+from transcriber_engine.row_grouping import row_grouping
 
-# Attention over fewer query rows takes other kernels, which add in another order (see linear.py).
-MIN_QUERY_ROWS = 4
+ATTENTION_KEYS = 48, 448, 1500  # what attention is measured with: few, the most of self-attention, those of a window
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -19,12 +19,25 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
 
     query [B, heads, Q, head_dim] (already scaled), keys and values [B, heads, T, head_dim], mask [B, 1, Q, T] of bool or None.
     """
-    missing = MIN_QUERY_ROWS - query.shape[2]
-    if missing > 0:
+    rows, (heads, head_dim) = query.shape[2], keys.shape[1::2]
+
+    def of_equal_rows(count: int) -> Tensor:
+        row = torch.linspace(-1, 1, head_dim).to(query).expand(1, heads, count, -1).contiguous()
+        pairs = [torch.linspace(-1, 1, heads * keys * head_dim).to(query).view(1, heads, keys, -1).sin() for keys in ATTENTION_KEYS]
+        return torch.cat([_mix(row, pair, pair, None)[0] for pair in pairs], dim=-1).transpose(0, 1)
+
+    grouping = row_grouping(("attention", heads, head_dim, query.dtype, query.device), of_equal_rows)
+    if missing := grouping.missing(rows):
         query = F.pad(query, (0, 0, 0, missing))
         mask = F.pad(mask, (0, 0, 0, missing), value=True) if mask is not None else None
-    mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
-    return mixed[:, :, : mixed.shape[2] - max(missing, 0)]
+    groups = query.contiguous().split(grouping.at_once, dim=2)  # strides choose kernels, too
+    masks = mask.split(grouping.at_once, dim=2) if mask is not None else [None] * len(groups)
+    mixed = torch.cat([_mix(group, keys, values, shown) for group, shown in zip(groups, masks, strict=True)], dim=2)
+    return mixed[:, :, :rows]
+
+
+def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
 
 
 class DecoderLayer(nn.Module):

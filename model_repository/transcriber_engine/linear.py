@@ -1,18 +1,18 @@
 """Matrix products whose rows do not depend, bit for bit, on which other rows are computed with them.
 
-A token must not change because its row shared a batch with others or was verified together with drafts. BLAS libraries
-choose a kernel by the number of rows, and kernels add in different orders. Two facts, checked by `tests/engine/test_invariance.py`
-on the CPU that runs the tests, keep the order fixed: with the weight stored input-major, a product over at most 512 inputs is
-never split along the inputs; and one row alone takes another kernel (a matrix-vector product), so it is computed as two.
+Two things keep the order of a row's sums fixed: with the weight stored input-major, a product over at most 512 inputs is not split
+along the inputs; and rows come in groups that `row_grouping` has measured.
 """
 
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transcriber_engine.row_grouping import row_grouping
+
 INPUT_BLOCK: Final = 512
-MIN_ROWS: Final = 2
 
 
 class InvariantLinear(nn.Module):
@@ -22,18 +22,29 @@ class InvariantLinear(nn.Module):
         super().__init__()
         self.blocks = [block.t().contiguous() for block in torch.split(weight, INPUT_BLOCK, dim=1)]
         self.bias = bias
-        self.outputs = weight.shape[0]
+        self.outputs, self.inputs = weight.shape
+        self.kernel = ("linear", self.outputs, self.inputs, weight.dtype, weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: [..., inputs] -> [..., outputs]."""
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, self.inputs)
         count = rows.shape[0]
-        if count < MIN_ROWS:
-            rows = rows.expand(MIN_ROWS, -1).contiguous()
-        parts = torch.split(rows, INPUT_BLOCK, dim=1)
-        y: Tensor = parts[0] @ self.blocks[0]
-        for part, block in zip(parts[1:], self.blocks[1:], strict=True):
-            y = y + part @ block
+        grouping = row_grouping(self.kernel, self._of_equal_rows)
+        if missing := grouping.missing(count):
+            rows = F.pad(rows, (0, 0, 0, missing))
+        y = torch.cat([self._product(group) for group in rows.split(grouping.at_once)])
         if self.bias is not None:
             y = y + self.bias
         return y[:count].view(*x.shape[:-1], self.outputs)
+
+    def _product(self, rows: Tensor) -> Tensor:
+        """[rows, inputs] -> [rows, outputs], a sum over blocks of inputs in their order."""
+        parts = torch.split(rows, INPUT_BLOCK, dim=1)
+        y = parts[0] @ self.blocks[0]
+        for part, block in zip(parts[1:], self.blocks[1:], strict=True):
+            y = y + part @ block
+        return y
+
+    def _of_equal_rows(self, count: int) -> Tensor:
+        row = torch.linspace(-1, 1, self.inputs).to(self.blocks[0])
+        return self._product(row.expand(count, -1).contiguous())

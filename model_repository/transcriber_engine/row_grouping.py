@@ -1,0 +1,66 @@
+"""How rows must be grouped for a kernel so that a row's result does not depend, bit for bit, on the rows beside it.
+
+A token must not change because its row shared a batch with others or was verified together with drafts. Libraries choose a kernel,
+and divide work among threads, by the number of rows; kernels add in different orders. Which numbers of rows are treated alike
+differs between CPUs (Intel MKL 2024.2 in float32: from 2 rows on an Intel CPU, by fours on an AMD EPYC), so it is measured where
+the engine runs, once for each shape, instead of believed.
+"""
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+LOG = logging.getLogger(__name__)
+
+MULTIPLES: Final = (2, 4, 8, 16, 32)
+AT_ONCE: Final = 128
+# Small numbers are common, and kernels change at powers of two.
+SAMPLED: Final = (*range(1, 25), 32, 33, 48, 64, 65, 96, 97, AT_ONCE)
+
+
+@dataclass(frozen=True)
+class RowGrouping:
+    """Rows are filled up to a multiple of `multiple`, and computed at most `at_once` together."""
+
+    multiple: int
+    at_once: int
+
+    def missing(self, rows: int) -> int:
+        """Tell how many rows fill `rows` up."""
+        return -rows % self.multiple
+
+
+ALONE: Final = RowGrouping(multiple=1, at_once=1)
+"""Every row in a call of its own: calls of one shape are always alike."""
+
+_measured: dict[Hashable, RowGrouping] = {}
+
+
+def row_grouping(key: Hashable, compute: Callable[[int], Tensor]) -> RowGrouping:
+    """Return the smallest grouping in which equal rows have equal results wherever they stand; measured once for a `key`.
+
+    `compute(rows)` gives the results [rows, …] of that many equal rows; `key` names all that its kernels may be chosen by, but for
+    the number of rows and of threads.
+    """
+    key = (key, torch.get_num_threads())
+    if key not in _measured:
+        _measured[key] = measure(compute)
+        if _measured[key] == ALONE:
+            LOG.warning(
+                "no number of rows gives reproducible results on this machine; each row is computed alone, which is slow: %s", key
+            )
+    return _measured[key]
+
+
+def measure(compute: Callable[[int], Tensor]) -> RowGrouping:
+    """Measure the grouping of one computation; see `row_grouping`."""
+    for multiple in MULTIPLES:
+        row = compute(multiple)[:1]
+        counts = sorted({rows + -rows % multiple for rows in SAMPLED})
+        if all(bool((compute(count) == row).all()) for count in counts):
+            return RowGrouping(multiple, AT_ONCE)
+    return ALONE

@@ -58,7 +58,8 @@ class Sidecar:
         return application
 
     async def _answer_drain(self, _request: web.Request) -> web.Response:
-        return web.json_response(await self._drain.wait())
+        # A Triton that is killed for its silence finishes nothing; its restart would only wait.
+        return web.json_response(await self._drain.wait(is_stuck=not self.liveness().holds))
 
     async def _answer_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": PROMETHEUS_TEXT})

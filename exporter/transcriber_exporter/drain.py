@@ -65,11 +65,11 @@ class Drain:
         self._task: asyncio.Task[dict[str, Any]] | None = None
         self.begun = asyncio.Event()
 
-    async def wait(self) -> dict[str, Any]:
-        """Begin it, or join the one that runs; returns its report."""
+    async def wait(self, *, is_stuck: bool = False) -> dict[str, Any]:
+        """Begin it, or join the one that runs; returns its report. One that begins for a Triton that is stuck waits for nothing."""
         if self._task is None:
             self.begun.set()
-            self._task = asyncio.create_task(self._run(), name="drain")
+            self._task = asyncio.create_task(self._run(0.0 if is_stuck else self._limit_seconds), name="drain")
         return await asyncio.shield(self._task)  # whoever asked may go away, as the drain may not
 
     async def undone(self) -> None:
@@ -94,9 +94,9 @@ class Drain:
         self._task = None
         self.begun.clear()
 
-    async def _run(self) -> dict[str, Any]:
-        state = DrainState(self._clock(), self._limit_seconds)
-        log.info("draining: not ready any more, waiting for at most %g s", self._limit_seconds)
+    async def _run(self, limit_seconds: float) -> dict[str, Any]:
+        state = DrainState(self._clock(), limit_seconds)
+        log.info("draining: not ready any more, waiting for at most %g s", limit_seconds)
         while True:
             state = await self._observe(state)
             now = self._clock()

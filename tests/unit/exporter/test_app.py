@@ -123,6 +123,17 @@ async def test_canaries_alone_tell_where_the_metrics_do_not(rig: Rig) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_triton_that_is_not_live_is_not_waited_for(rig: Rig) -> None:
+    await rig.pass_time(1)
+    rig.triton.outcome, rig.triton.load = Outcome.TIMED_OUT, Load(active_slots=2)
+    await rig.pass_time(TIMING.restart_after + 1)
+    assert await rig.codes() == (200, 503, 503)
+    async with rig.client.get("/drain") as answer:
+        report = await answer.json()
+    assert (report["drained"], report["waited_seconds"], report["left"]["active_slots"]) == (False, 0, 2)
+
+
+@pytest.mark.asyncio
 async def test_a_drain_makes_it_unready_for_good_and_says_what_is_left(rig: Rig) -> None:
     await rig.pass_time(1)
     rig.triton.load = Load(active_slots=2)

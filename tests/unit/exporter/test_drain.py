@@ -73,6 +73,14 @@ async def test_what_is_left_is_null_where_triton_does_not_say() -> None:
 
 
 @pytest.mark.asyncio
+async def test_the_drain_of_a_triton_that_is_stuck_waits_for_nothing() -> None:
+    triton, clock = FakeTriton(), Clock()
+    triton.load = BUSY
+    report = await Drain(triton, 30, clock, clock.pause).wait(is_stuck=True)
+    assert (report["drained"], report["waited_seconds"], report["left"]["requests"]) == (False, 0, 1)
+
+
+@pytest.mark.asyncio
 async def test_a_triton_that_is_gone_is_drained_at_once() -> None:
     triton, clock = FakeTriton(), Clock()
     triton.broken = TritonGoneError("nobody listens")

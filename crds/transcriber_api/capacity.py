@@ -162,6 +162,13 @@ class Capacity(ApiModel):
             holds=lambda capacity: capacity.node_class_ref is None or capacity.provisioner == "Karpenter",
         ),
         Rule(
+            name="gpus-used",
+            field="pools",
+            message="gpus has no effect unless provisioner is Karpenter; choose the nodes by nodeSelector",
+            cel="self.provisioner == 'Karpenter' || self.pools.all(p, size(p.gpus) == 0)",
+            holds=lambda capacity: capacity.provisioner == "Karpenter" or not any(pool.gpus for pool in capacity.pools),
+        ),
+        Rule(
             name="fallback-between-types",
             field="fallback",
             message="fallback needs a pool of capacityType Spot and one of OnDemand",

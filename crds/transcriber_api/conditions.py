@@ -49,6 +49,7 @@ class Reason(_Explained):
     NOT_OBSERVED_YET = "NotObservedYet", "The operator has not looked yet; wait for its first pass."
     SUSPENDED = "Suspended", "spec.suspend is true; set it to false to reconcile again."
     SPEC_INVALID = "SpecInvalid", "A field is refused; the message names it and the fix."
+    API_REFUSED = "ApiRefused", "The API server forbids a write: rights, a quota or a policy; the message says which."
     SECRET_MISSING = "SecretMissing", "credentialsSecret does not exist or lacks a key; create it in this namespace."
     VOLUME_MISSING = "VolumeMissing", "A claim named in the spec does not exist; create it in this namespace."
     DOWNLOADING_WEIGHTS = "DownloadingWeights", "The build Job fetches weights; its log has rate and time left."

@@ -6,11 +6,15 @@ class OperatorError(Exception):
 
 
 class TransientError(OperatorError):
-    """It may go better later: network, timeout, throttling, missing rights. Tried again with backoff."""
+    """It may go better later: network, timeout, throttling. Tried again with backoff."""
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds  # what the server asked for, at least
+
+
+class ForbiddenError(TransientError):
+    """403: rights, a quota or an admission policy are against it. Told in a condition, and tried again with backoff."""
 
 
 class ConflictError(OperatorError):

@@ -55,6 +55,7 @@ COMPANIONS: Final[Mapping[str, dict[str, Any]]] = {
     ".spec.scaling.minReplicas": MOST_REPLICAS,
     ".spec.scaling.schedules": MOST_REPLICAS,
     ".spec.capacity.nodeClassRef": {"capacity": {"provisioner": "Karpenter", "nodeClassRef": NODE_CLASS}},
+    ".spec.capacity.pools[].gpus": {"capacity": {"provisioner": "Karpenter", "nodeClassRef": NODE_CLASS}},
     ".spec.capacity.pools[].minReplicas": MOST_REPLICAS | {"capacity": {"pools": [{"name": "main", "maxNodes": 1000}]}},
     ".spec.capacity.pools[].tolerations[]": {"capacity": {"pools": [{"name": "main", "tolerations": [{"key": "a"}]}]}},
     ".spec.capacity.fallback": {"capacity": {"pools": [{"name": "a", "capacityType": "Spot"}, {"name": "b"}]}},

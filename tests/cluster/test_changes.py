@@ -9,6 +9,7 @@ import pytest
 from tests.cluster.live import RESOURCE, Manifest, condition
 from tests.cluster.quick_pods import Operated, QuickNamespace
 from tests.cluster.transcriber_workload import NAME, document
+from tests.rig.faults import Rule, Status
 from transcriber_api.conditions import Reason
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -154,3 +155,22 @@ async def test_going_back_to_an_earlier_model_needs_no_build(
 
 def own_documents(quick: QuickNamespace) -> list[Manifest]:
     return [item for item in quick.objects.all("ConfigMap") if item["metadata"]["name"].startswith(f"{NAME}-")]
+
+
+async def test_a_write_that_is_forbidden_is_told_and_done_once_it_is_allowed(operator: Operated, quick: QuickNamespace) -> None:
+    ban = operator.proxy.rules.add(Rule("apply", "deployments", namespace=quick.name, action=Status(403)))
+    await quick.apply(document())
+
+    def told() -> Manifest | None:
+        found = condition(quick.objects.get(RESOURCE, NAME), "Ready")
+        return found if found.get("reason") == Reason.API_REFUSED else None
+
+    ready = await quick.objects.until("Ready with reason ApiRefused", told)
+    assert ready["message"].startswith("apply of Deployment ")
+    assert "403" in ready["message"]
+    live = quick.objects.get(RESOURCE, NAME)
+    assert condition(live, "Stalled")["reason"] == Reason.API_REFUSED
+    assert condition(live, "SpecValid")["status"] == "True"
+    operator.proxy.rules.remove(ban)
+    live = await quick.objects.settled(NAME)
+    assert condition(live, "Stalled") == {}

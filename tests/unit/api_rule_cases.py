@@ -56,6 +56,7 @@ def _schedule(replicas: int) -> dict[str, Any]:
     return {"name": "office", "cron": "0 8 * * mon-fri", "durationSeconds": 3600, "minReplicas": replicas}
 
 
+KARPENTER: dict[str, Any] = {"provisioner": "Karpenter", "nodeClassRef": NODE_CLASS}
 SPOT, ON_DEMAND = {"capacityType": "Spot"}, {"capacityType": "OnDemand"}
 TARGET, POOL = "spec.model.target", "spec.capacity.pools[0]"
 GOOD_URIS = (
@@ -132,8 +133,8 @@ CASES = (
     RuleCase(
         "cpu-without-gpus",
         "spec.capacity.pools",
-        _pools({"gpus": ["l4"]}),
-        {"runtime": {"device": "CPU"}, "model": {"precision": "Float32"}} | _pools({"gpus": ["l4"]}),
+        _pools({"gpus": ["l4"]}, **KARPENTER),
+        {"runtime": {"device": "CPU"}, "model": {"precision": "Float32"}} | _pools({"gpus": ["l4"]}, **KARPENTER),
     ),
     RuleCase(
         "draft-model-given",
@@ -204,10 +205,16 @@ CASES = (
     RuleCase(
         "node-class-given",
         "spec.capacity.nodeClassRef",
-        {"capacity": {"provisioner": "Karpenter", "nodeClassRef": NODE_CLASS}},
+        {"capacity": KARPENTER},
         {"capacity": {"provisioner": "Karpenter"}},
     ),
     RuleCase("node-class-used", "spec.capacity.nodeClassRef", {}, {"capacity": {"nodeClassRef": NODE_CLASS}}),
+    RuleCase(
+        "gpus-used",
+        "spec.capacity.pools",
+        _pools({"gpus": ["l4"]}, **KARPENTER),
+        _pools({"gpus": ["l4"]}),
+    ),
     RuleCase("fallback-between-types", "spec.capacity.fallback", _pools(SPOT, ON_DEMAND, fallback={}), _pools(SPOT, fallback={})),
     RuleCase("fallback-between-types", "spec.capacity.fallback", _pools(SPOT), _pools(ON_DEMAND, fallback={})),
     RuleCase(

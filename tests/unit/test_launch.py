@@ -1,9 +1,11 @@
 """The launcher's pure parts, and what it refuses before it starts anything."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ from transcriber_repository.manifest import ready_text
 SERVER = Server(Path("/triton/bin/tritonserver"), Path("/triton/backends"), (Path("/python/lib"), Path("/wheel/libs")))
 WORDS = Secrets("key", "prefix")
 BASE = Path(sys.base_exec_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.fixture(autouse=True)
+def signal_handler() -> Iterator[None]:
+    """`main` takes SIGTERM for its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def flags(listen: Listen = Listen()) -> dict[str, str]:  # noqa: B008
@@ -244,3 +254,15 @@ def test_main_does_not_start_for_a_parent_that_is_gone(tmp_path: Path) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == "launch: --stop-with: process 1 is not the parent of this one any more\n"
+
+
+def test_a_signal_ends_it_while_it_verifies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The kernel drops signals that a container's first process does not handle, so it must."""
+
+    def be_told_to_end(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("transcriber_repository.launch.verify", be_told_to_end)
+    with pytest.raises(SystemExit) as ended:
+        main(["--repository", str(tmp_path)])
+    assert ended.value.code == 128 + signal.SIGTERM

@@ -22,7 +22,7 @@ from transcriber_operator.cluster.credentials import load_configuration
 from transcriber_operator.cluster.pace import Pace
 from transcriber_operator.cluster.resources import Resource, resource_of
 from transcriber_operator.decide.observed import Manifest
-from transcriber_operator.errors import ConflictError, NotFoundError, OperatorError, TerminalError, TransientError
+from transcriber_operator.errors import ConflictError, ForbiddenError, NotFoundError, OperatorError, TerminalError, TransientError
 from transcriber_operator.metrics import Metrics
 
 CALL_SECONDS: Final = 10.0
@@ -185,6 +185,8 @@ class Kube:
         match error.status:
             case 401:
                 return _UnauthorizedError(message)
+            case 403:
+                return ForbiddenError(message)
             case 404:
                 return NotFoundError(message)
             case 409 | 410 | 412:

@@ -48,7 +48,7 @@ def observations(facts: Facts) -> tuple[Observation, ...]:
 def refused(message: str, ready_replicas: int) -> tuple[Observation, ...]:
     """Return the conditions of a resource whose spec cannot be acted on: what runs goes on."""
     serves: Truth = "True" if ready_replicas else "False"
-    unchanged = f"Replicas of an earlier spec serve on ({ready_replicas} are ready); correct the spec to change them."
+    unchanged = f"Replicas of an earlier spec serve on (ready: {ready_replicas}); correct the spec to change them."
     return (
         Observation(ConditionType.READY, "False", Reason.SPEC_INVALID, message),
         Observation(ConditionType.SPEC_VALID, "False", Reason.SPEC_INVALID, message),

@@ -1,4 +1,4 @@
-"""The status of a resource whose children the API server refuses; pure."""
+"""The status of a resource whose children the API server refuses or forbids; pure."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -9,33 +9,41 @@ from pydantic import ValidationError
 from transcriber_api.conditions import ConditionType, Observation, Reason, merge
 from transcriber_api.status import Status
 from transcriber_operator.decide.observed import Manifest
+from transcriber_operator.errors import ForbiddenError, TerminalError
 
 _ORDER: Final[Mapping[str, int]] = {type_.value: place for place, type_ in enumerate(ConditionType)}
 
 
-def refused_status(resource: Manifest, decided: Status | None, message: str, now: datetime) -> Status | None:
-    """Return the status that tells of the refusal, None if it reads so already.
+def refused_status(
+    resource: Manifest, decided: Status | None, error: TerminalError | ForbiddenError, now: datetime
+) -> Status | None:
+    """Return the status that tells of a refusal, which is the spec's fault, or of a ban, which is not; None if it reads so already.
 
     Everything else is as decided, or, where nothing was to be written, as it is: what serves goes on serving.
     """
     live = _live_status(resource)
     basis = decided or live or Status()
     generation = int(resource["metadata"]["generation"])
-    told = merge(
-        live.conditions if live else (),
-        [
-            Observation(ConditionType.READY, "False", Reason.SPEC_INVALID, message),
-            Observation(ConditionType.SPEC_VALID, "False", Reason.SPEC_INVALID, message),
-            Observation(ConditionType.STALLED, "True", Reason.SPEC_INVALID, message),
-        ],
-        generation,
-        now,
-    )
+    told = merge(live.conditions if live else (), _observations(error), generation, now)
     replaced = {ConditionType.RECONCILING, *(condition.type for condition in told)}
     kept = [condition for condition in basis.conditions if condition.type not in replaced]
     conditions = tuple(sorted((*kept, *told), key=lambda condition: _ORDER.get(condition.type, len(_ORDER))))
     status = basis.model_copy(update={"observed_generation": generation, "conditions": conditions})
     return None if status == live else status
+
+
+def _observations(error: TerminalError | ForbiddenError) -> list[Observation]:
+    if isinstance(error, TerminalError):
+        reason, message = Reason.SPEC_INVALID, str(error)
+        spec = [Observation(ConditionType.SPEC_VALID, "False", reason, message)]
+    else:
+        reason, message = (
+            Reason.API_REFUSED,
+            f"{error}; give the operator the right, or lift the quota or policy. It is tried again.",
+        )
+        spec = []
+    ready = Observation(ConditionType.READY, "False", reason, message)
+    return [ready, *spec, Observation(ConditionType.STALLED, "True", reason, message)]
 
 
 def _live_status(resource: Manifest) -> Status | None:

@@ -12,7 +12,7 @@ from transcriber_operator.clock import Clock
 from transcriber_operator.debug import Explanation, Journal
 from transcriber_operator.decide.decision import Decision
 from transcriber_operator.decide.observed import Manifest, Observed
-from transcriber_operator.errors import ConflictError, LeaseLostError, OperatorError, TerminalError, TransientError
+from transcriber_operator.errors import ConflictError, ForbiddenError, LeaseLostError, OperatorError, TerminalError, TransientError
 from transcriber_operator.execute.refusal import refused_status
 from transcriber_operator.handlers.racing import unless
 from transcriber_operator.handlers.schedule import Attempts, End, Outcome, Timing, plan
@@ -130,8 +130,8 @@ class Reconciler:
     async def _carry_out(self, observed: Observed, decision: Decision, now: datetime) -> None:
         try:
             await self._executor.execute(observed, decision)
-        except TerminalError as error:
-            status = refused_status(observed.resource, decision.status, str(error), now)
+        except (TerminalError, ForbiddenError) as error:
+            status = refused_status(observed.resource, decision.status, error, now)
             if status is not None:
                 await self._executor.write_status(observed.resource, status)
             raise

@@ -8,9 +8,9 @@ import aiohttp
 from pydantic import ValidationError
 
 from transcriber_operator.decide.observed import BuildProgress, Manifest
-from transcriber_operator.render.names import BUILD, COMPONENT_LABEL
+from transcriber_operator.decide.pods import container_status
+from transcriber_operator.render.build import CONTAINER, PROGRESS_PORT_NAME
 
-PORT: Final = 8003
 ANSWER_SECONDS: Final = 2.0
 ANSWER_BYTES: Final = 65_536
 
@@ -18,10 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressReader:
-    """Reads /progress of build pods; use as an async context manager."""
+    """Reads /progress of builds, in pods of their own or before a replica serves; use as an async context manager."""
 
-    def __init__(self, port: int = PORT, answer_seconds: float = ANSWER_SECONDS) -> None:
-        self._port = port
+    def __init__(self, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._timeout = aiohttp.ClientTimeout(total=answer_seconds)
 
     async def __aenter__(self) -> Self:
@@ -32,13 +31,11 @@ class ProgressReader:
         await self._session.close()
 
     async def of_build(self, pods: Iterable[Manifest]) -> BuildProgress | None:
-        """Return the progress of the youngest build pod that runs, None if there is none or it does not tell."""
-        running = [pod for pod in pods if _is_running_build(pod)]
-        if not running:
+        """Return the progress of the youngest pod in which a build runs, None if there is none or it does not tell."""
+        youngest_first = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
+        url = next((url for pod in youngest_first if (url := _progress_url(pod))), None)
+        if url is None:
             return None
-        pod = max(running, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
-        address = pod["status"]["podIP"]
-        url = f"http://[{address}]:{self._port}/progress" if ":" in address else f"http://{address}:{self._port}/progress"
         try:
             # A pod answers for itself: it cannot send us elsewhere.
             async with self._session.get(url, allow_redirects=False) as response:
@@ -49,7 +46,14 @@ class ProgressReader:
             return None
 
 
-def _is_running_build(pod: Manifest) -> bool:
-    status = pod.get("status") or {}
-    is_build = (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL) == BUILD
-    return is_build and status.get("phase") == "Running" and bool(status.get("podIP"))
+def _progress_url(pod: Manifest) -> str | None:
+    """Where the build of a pod tells how far it is; None where none runs."""
+    address = (pod.get("status") or {}).get("podIP")
+    status = container_status(pod, CONTAINER)
+    if not address or not status or "running" not in (status.get("state") or {}):
+        return None
+    containers = [*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]]
+    ports = [port for container in containers if container["name"] == CONTAINER for port in container.get("ports") or ()]
+    number = next((port["containerPort"] for port in ports if port.get("name") == PROGRESS_PORT_NAME), None)
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{number}/progress" if number else None

@@ -8,6 +8,7 @@ from transcriber_operator.render.context import Context, Manifest
 from transcriber_operator.render.sources import credentials, source_claims
 
 CONTAINER: Final = "build"
+PROGRESS_PORT_NAME: Final = "progress"
 HTTPS_HOSTS_VARIABLE: Final = "TRANSCRIBER_HTTPS_HOSTS"
 # Exit codes of transcriber_repository whose reason another try cannot cure: InvalidSpec, SourceRefused, ChecksumMismatch,
 # UnsupportedFormat, DraftIncompatible, RepositoryCorrupt. SourceUnavailable (4) and StorageFailed (10) are tried again.
@@ -65,7 +66,7 @@ def build_container(context: Context, progress_port: int, keep: Sequence[str] = 
         context.image,
         command,
         env=[pod.POD_IP, *([{"name": HTTPS_HOSTS_VARIABLE, "value": hosts}] if hosts else [])],
-        ports=[{"name": "progress", "containerPort": progress_port}],
+        ports=[{"name": PROGRESS_PORT_NAME, "containerPort": progress_port}],
         resources=pod.resources(spec.repository.build.resources),
         volumeMounts=mounts,
     )

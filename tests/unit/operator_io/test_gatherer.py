@@ -1,6 +1,8 @@
 """What a pass reads, what of it is kept, and how a build's pod is asked for its progress."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,10 +19,26 @@ PROGRESS = {"stage": "fetch", "bytes_done": 10, "bytes_total": 40, "bytes_per_se
 SELECTOR = "app.kubernetes.io/managed-by=transcriber-operator,serving.transcriber.dev/deployment=whisper"
 
 
-def build_pod(name: str = "build", created: str = "2026-01-31T12:00:00Z", **status: Any) -> dict[str, Any]:
-    labels = {"app.kubernetes.io/component": "build"}
-    metadata = {"name": name, "labels": labels, "creationTimestamp": created}
-    return {"kind": "Pod", "metadata": metadata, "status": {"phase": "Running", "podIP": "127.0.0.1", **status}}
+RUNNING = [{"name": "build", "state": {"running": {}}}]
+
+
+def build_pod(name: str = "build", created: str = "2026-01-31T12:00:00Z", port: int = 1, **status: Any) -> dict[str, Any]:
+    """A build in a pod of its own; nobody listens at port 1."""
+    container = {"name": "build", "ports": [{"name": "progress", "containerPort": port}]}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "creationTimestamp": created},
+        "spec": {"containers": [container]},
+        "status": {"podIP": "127.0.0.1", "containerStatuses": RUNNING} | status,
+    }
+
+
+def replica(port: int = 1, **status: Any) -> dict[str, Any]:
+    """A replica that builds its repository before it serves."""
+    pod = build_pod("replica", port=port, **({"containerStatuses": [], "initContainerStatuses": RUNNING} | status))
+    serving = {"name": "triton", "ports": [{"name": "grpc", "containerPort": 8001}]}
+    pod["spec"] = {"initContainers": pod["spec"]["containers"], "containers": [serving]}
+    return pod
 
 
 class Store:
@@ -84,22 +102,25 @@ def test_of_managed_fields_only_the_owners_of_the_replicas_are_kept() -> None:
     assert manifest["metadata"]["managedFields"] == entries
 
 
-async def progress_of(answer: web.Response, *pods: dict[str, Any]) -> BuildProgress | None:
+async def progress_of(
+    answer: web.Response, make_pod: Callable[..., dict[str, Any]], *others: dict[str, Any]
+) -> BuildProgress | None:
     async def handler(request: web.Request) -> web.StreamResponse:
         assert request.path == "/progress"
         return answer
 
-    async with listening(handler) as address, ProgressReader(int(address.rpartition(":")[2])) as reader:
-        return await reader.of_build(pods)
+    async with listening(handler) as address, ProgressReader() as reader:
+        return await reader.of_build([make_pod(port=int(address.rpartition(":")[2])), *others])
 
 
-async def test_a_running_build_is_asked_how_far_it_is() -> None:
-    assert await progress_of(web.json_response(PROGRESS), build_pod()) == BuildProgress(**PROGRESS)
+@pytest.mark.parametrize("make_pod", [build_pod, replica])
+async def test_a_running_build_is_asked_how_far_it_is(make_pod: Callable[..., dict[str, Any]]) -> None:
+    assert await progress_of(web.json_response(PROGRESS), make_pod) == BuildProgress(**PROGRESS)
 
 
 async def test_of_two_tries_the_younger_one_is_asked() -> None:
-    older = build_pod("older", "2026-01-31T11:00:00Z", podIP="127.0.0.2")
-    assert await progress_of(web.json_response(PROGRESS), build_pod(), older) == BuildProgress(**PROGRESS)
+    older = build_pod("older", "2026-01-31T11:00:00Z")
+    assert await progress_of(web.json_response(PROGRESS), build_pod, older) == BuildProgress(**PROGRESS)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +134,7 @@ async def test_of_two_tries_the_younger_one_is_asked() -> None:
     ],
 )
 async def test_a_pod_that_answers_nonsense_has_no_progress(answer: Any) -> None:
-    assert await progress_of(answer(), build_pod()) is None
+    assert await progress_of(answer(), build_pod) is None
 
 
 async def test_a_pod_cannot_send_us_elsewhere() -> None:
@@ -123,8 +144,8 @@ async def test_a_pod_cannot_send_us_elsewhere() -> None:
         asked.append(request.path)
         raise web.HTTPFound("/elsewhere")
 
-    async with listening(handler) as address, ProgressReader(int(address.rpartition(":")[2])) as reader:
-        assert await reader.of_build([build_pod()]) is None
+    async with listening(handler) as address, ProgressReader() as reader:
+        assert await reader.of_build([build_pod(port=int(address.rpartition(":")[2]))]) is None
     assert asked == ["/progress"]
 
 
@@ -133,21 +154,21 @@ async def test_a_pod_that_answers_nothing_has_no_progress() -> None:
         await asyncio.Event().wait()
         raise AssertionError("never")
 
-    async with listening(handler) as address, ProgressReader(int(address.rpartition(":")[2]), answer_seconds=0.1) as reader:
-        assert await reader.of_build([build_pod()]) is None
-    async with ProgressReader(1) as reader:  # nobody listens there
+    async with listening(handler) as address, ProgressReader(answer_seconds=0.1) as reader:
+        assert await reader.of_build([build_pod(port=int(address.rpartition(":")[2]))]) is None
         assert await reader.of_build([build_pod()]) is None
 
 
 @pytest.mark.parametrize(
-    "pod",
+    "make_pod",
     [
-        build_pod(phase="Pending"),
-        build_pod(phase="Succeeded"),
-        build_pod(podIP=""),
-        {"kind": "Pod", "metadata": {"name": "serving"}, "status": {"phase": "Running", "podIP": "127.0.0.1"}},
-        {"kind": "Pod", "metadata": {"name": "new", "labels": {"app.kubernetes.io/component": "build"}}},
+        partial(build_pod, containerStatuses=[{"name": "build", "state": {"terminated": {"exitCode": 0}}}]),
+        partial(build_pod, containerStatuses=[]),
+        partial(build_pod, podIP=""),
+        partial(replica, initContainerStatuses=[{"name": "build", "state": {"waiting": {}}}]),
+        lambda port: {**build_pod(port=port), "status": {}},
+        lambda port: {**replica(port), "spec": {"containers": [{"name": "triton"}]}},
     ],
 )
-async def test_only_a_build_that_runs_is_asked(pod: dict[str, Any]) -> None:
-    assert await progress_of(web.json_response(PROGRESS), pod) is None
+async def test_only_a_build_that_runs_is_asked(make_pod: Callable[..., dict[str, Any]]) -> None:
+    assert await progress_of(web.json_response(PROGRESS), make_pod) is None

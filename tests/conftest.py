@@ -2,15 +2,32 @@
 
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from transcriber_repository.launch import LaunchError, Server, cache_dir, find_server
+
+COMPUTING: Final = ("tests/engine/", "tests/triton/", "tests/cluster/test_serving.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files anew instead of comparing with them")
+
+
+class ComputeAndWait(LoadScopeScheduling):  # type: ignore[misc]
+    """Divides the tests among two processes: those that compute, and those that wait for others to.
+
+    So no two tests compute at once, and a control plane or a server is started by each process at most once.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "compute" if nodeid.startswith(COMPUTING) else "wait"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ComputeAndWait:
+    return ComputeAndWait(config, log)
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -18,6 +35,17 @@ def unavailable(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must run this test: {reason}")
     pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests recorded, under the names of the tests."""
+    measured = [report for report in terminalreporter.getreports("passed") if report.when == "call" and report.user_properties]
+    if measured:
+        terminalreporter.section("figures")
+    for report in measured:
+        terminalreporter.write_line(report.nodeid)
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"  {name}: {value}")
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,8 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
     if missing := grouping.missing(rows):
         query = F.pad(query, (0, 0, 0, missing))
         mask = F.pad(mask, (0, 0, 0, missing), value=True) if mask is not None else None
-    groups = query.contiguous().split(grouping.at_once, dim=2)  # strides choose kernels, too
-    masks = mask.split(grouping.at_once, dim=2) if mask is not None else [None] * len(groups)
+    groups = torch.split(query.contiguous(), grouping.at_once, dim=2)  # strides choose kernels, too
+    masks = torch.split(mask, grouping.at_once, dim=2) if mask is not None else [None] * len(groups)
     mixed = torch.cat([_mix(group, keys, values, shown) for group, shown in zip(groups, masks, strict=True)], dim=2)
     return mixed[:, :, :rows]
 

@@ -32,7 +32,7 @@ class InvariantLinear(nn.Module):
         grouping = row_grouping(self.kernel, self._of_equal_rows)
         if missing := grouping.missing(count):
             rows = F.pad(rows, (0, 0, 0, missing))
-        y = torch.cat([self._product(group) for group in rows.split(grouping.at_once)])
+        y = torch.cat([self._product(group) for group in torch.split(rows, grouping.at_once)])
         if self.bias is not None:
             y = y + self.bias
         return y[:count].view(*x.shape[:-1], self.outputs)

@@ -1,7 +1,6 @@
 """What the operator made stays as it made it, whoever deletes or edits it; and then it writes nothing any more."""
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ import pytest
 from tests.cluster.live import Manifest, Objects
 from tests.cluster.quick_pods import Operated, QuickNamespace
 from tests.cluster.transcriber_workload import NAME, document
+from tests.thorough import THOROUGH
 from transcriber_operator.decide.prune import KINDS
 from transcriber_operator.render.names import DEPLOYMENT_LABEL, RESULT_ANNOTATION
 
@@ -25,7 +25,7 @@ EDITS: Final[Mapping[str, Any]] = {
     "Job": {"metadata": {"annotations": {RESULT_ANNOTATION: None}}},
     "Deployment": {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 7}}}},
 }
-STEADY_SECONDS: Final = float(os.environ.get("TEST_STEADY_SECONDS", "15"))
+STEADY_SECONDS: Final = 60.0 if THOROUGH else 10.0
 NOT_YET: Final = 3.0  # longer than the debounce: what the operator does about a change has begun by then
 
 

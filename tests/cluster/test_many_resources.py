@@ -1,7 +1,6 @@
 """Many resources at once: how long they take, what the operator needs for them, and that one which hangs holds up no other."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -15,12 +14,13 @@ from tests.cluster.quick_pods import Parts, QuickNamespace, operated, quick_name
 from tests.cluster.transcriber_workload import document
 from tests.rig.cluster import OperatorProcess
 from tests.rig.faults import ANY, Rule, Silent
+from tests.thorough import THOROUGH
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900 if THOROUGH else 300)]
 Record = Callable[[str, object], None]
-RESOURCES: Final = int(os.environ.get("TEST_MANY_RESOURCES", "20"))
-# The rate that is the default is a limit of its own: `TEST_API_CALLS_PER_SECOND=50` measures with it.
-API_CALLS_PER_SECOND: Final = os.environ.get("TEST_API_CALLS_PER_SECOND", "1000")
+RESOURCES: Final = 200 if THOROUGH else 20
+# The operator's default is a limit of its own, which many resources are measured with.
+API_CALLS_PER_SECOND: Final = "50" if THOROUGH else "1000"
 SETTLE_SECONDS: Final = 60 + 3 * RESOURCES
 QUIET_SECONDS: Final = 5.0
 MEBIBYTE: Final = 1 << 20

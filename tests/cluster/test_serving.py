@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import yaml
+from examples.models.assemble import assemble
 
 from tests.cluster.live import RESOURCE, Manifest, Objects, condition, is_ready
 from tests.cluster.load import Load
 from tests.cluster.quick_pods import Parts
-from tests.conftest import unavailable
 from tests.rig.bridge_objects import bridge_namespace, make_claim
 from tests.rig.cluster import ROOT, OperatorProcess
 from tests.rig.kwok import fake_node
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)
 Record = Callable[[str, object], None]
 NAME: Final = "whisper-base"
 NAMESPACE: Final = "served"
-MODELS: Final = ROOT / "examples" / "models"
+NODE: Final = "node-of-served"
 CLIPS: Final = ROOT / "tests" / "audio"
 RECORDINGS: Final = ("en-quick-brown-fox.flac", "en-hello-world.flac")
 CLIENTS: Final = 4
@@ -48,6 +48,7 @@ class Served:
     parts: Parts
     objects: Objects
     bridge: PodBridge
+    models: Path  # the folder behind a claim: whisper-base and its draft
     mistrained: Path  # the folder behind a claim, for a model of no use
     spec: dict[str, Any]
     expected: dict[str, str]  # text by recording
@@ -122,14 +123,17 @@ def changed(spec: dict[str, Any], change: Callable[[dict[str, Any]], object]) ->
 async def served_in(parts: Parts, folder: Path) -> AsyncIterator[Served]:
     """Serve whisper-base by the pod bridge until left."""
     plane = parts.plane
+    models = folder / "models"
 
     def prepare() -> None:
+        assemble(models / "whisper-base")
+        shutil.copytree(ROOT / "examples" / "models" / "whisper-base-draft", models / "whisper-base-draft")
         plane.start_kwok()
-        plane.apply(fake_node("node-of-served", tainted=False))
+        plane.apply(fake_node(NODE, tainted=False))
         plane.kubectl("create", "namespace", NAMESPACE)
         plane.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={NAMESPACE}", "--timeout=30s")
         bridge_namespace(plane, NAMESPACE)
-        for claim, place in (("models", MODELS), ("mistrained", folder / "mistrained"), ("transcriber-repositories", folder / "r")):
+        for claim, place in (("models", models), ("mistrained", folder / "mistrained"), ("transcriber-repositories", folder / "r")):
             make_claim(plane, NAMESPACE, claim, place)
 
     await asyncio.to_thread(prepare)
@@ -139,7 +143,7 @@ async def served_in(parts: Parts, folder: Path) -> AsyncIterator[Served]:
         operator = await asyncio.to_thread(OperatorProcess, plane)
         stack.push_async_callback(asyncio.to_thread, operator.stop)
         await asyncio.to_thread(operator.start)
-        served = Served(parts, objects, bridge, folder / "mistrained", example(), {}, 0.0)
+        served = Served(parts, objects, bridge, models, folder / "mistrained", example(), {}, 0.0)
         await served.apply(served.spec)
         await served.settled()
         [pod] = [pod for pod in objects.all("Pod") if serves(pod)]
@@ -152,19 +156,18 @@ async def served_in(parts: Parts, folder: Path) -> AsyncIterator[Served]:
         bridge.check()
         await parts.kubectl("delete", f"td/{NAME}", f"--namespace={NAMESPACE}")
         await objects.until("no pod left", lambda: not objects.all("Pod"))
+    await parts.kubectl("delete", f"node/{NODE}")  # what comes next brings its own
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(triton: object, parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    if not (MODELS / "whisper-base" / "model.bin").is_file():
-        unavailable("examples/models/whisper-base: not assembled; run python examples/models/assemble.py")
     async with served_in(parts, tmp_path_factory.mktemp("served")) as entered:
         yield entered
 
 
-def mistrain(folder: Path) -> list[dict[str, str]]:
-    """Write whisper-base with its token embeddings in reverse order, and return its files: well formed, pinned, and of no use."""
-    shutil.copytree(MODELS / "whisper-base", folder, dirs_exist_ok=True)
+def mistrain(model: Path, folder: Path) -> list[dict[str, str]]:
+    """Write `model` with its token embeddings in reverse order, and return its files: well formed, pinned, and of no use."""
+    shutil.copytree(model, folder)
     content = bytearray((folder / "model.bin").read_bytes())
     at = content.index(EMBEDDING) + len(EMBEDDING)
     rank = content[at]
@@ -239,7 +242,7 @@ async def test_a_model_that_hears_other_words_never_serves_and_a_corrected_spec_
     served: Served, record_property: Record
 ) -> None:
     clock = asyncio.get_running_loop().time
-    files = await asyncio.to_thread(mistrain, served.mistrained / "whisper-base")
+    files = await asyncio.to_thread(mistrain, served.models / "whisper-base", served.mistrained / "whisper-base")
     replicas = served.replicas()
     async with served.load(1) as load:
         await load.answered(1)

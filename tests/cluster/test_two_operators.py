@@ -11,6 +11,7 @@ from tests.cluster.transcriber_workload import NAME, document
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Record = Callable[[str, object], None]
+QUIET_SECONDS: Final = 1.0
 LEASE_SECONDS: Final = 15.0  # that a dead holder is waited for
 
 
@@ -22,6 +23,8 @@ async def test_the_second_operator_writes_nothing_until_the_first_is_dead(
         await quick.objects.settled(NAME)
         assert first.writes(quick.name)
         assert second.proxy.log.writes == []
+        async with asyncio.timeout(60):
+            await first.proxy.log.quiet(QUIET_SECONDS)  # a write on its way would be recorded after its writer's death
         await asyncio.to_thread(first.operator.part.kill)
         killed_at = asyncio.get_running_loop().time()
         written = len(first.proxy.log.writes)

@@ -14,10 +14,13 @@ from examples.models.assemble import assemble
 from torch import Tensor
 
 from tests.engine.recordings import READING
+from tests.thorough import THOROUGH
 from transcriber_engine.audio import SAMPLE_RATE_HZ
 from transcriber_engine.mel import WINDOW_SAMPLES, log_mel
 from transcriber_engine.scheduler import DraftSource, Job, Scheduler, WindowRequest, WindowTokens
 from transcriber_engine.weights import DecoderPair, load_decoders, load_encoder
+
+SAMPLED_WINDOWS = 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,7 @@ def pair(weights_dir: Path) -> DecoderPair:
 
 @pytest.fixture(scope="session")
 def spoken_windows(weights_dir: Path) -> list[SpokenWindow]:
-    """More than sixty windows in ten languages: each clip, each two clips in a row, and cuts of a longer reading."""
+    """Sixty windows and more in ten languages: each clip, two clips in a row, cuts of a longer reading; or a spread of them."""
     audio = [(recording, samples_of(recording.path)) for recording in recordings()]
     named = [(recording.path.name, recording.language, samples[:WINDOW_SAMPLES]) for recording, samples in audio]
     for (recording, samples), (after, following) in pairwise(audio):
@@ -93,8 +96,9 @@ def spoken_windows(weights_dir: Path) -> list[SpokenWindow]:
     named += [(f"reading from {start} s", "en", reading[start * SAMPLE_RATE_HZ :][:WINDOW_SAMPLES]) for start in range(3, 35, 4)]
     encoder = load_encoder(weights_dir, "float32", "cpu")
     windows = []
+    step = 1 if THOROUGH else len(named) // SAMPLED_WINDOWS
     with torch.inference_mode():
-        for name, language, samples in named:
+        for name, language, samples in named[::step]:
             mel = torch.from_numpy(log_mel(samples, 80))[None]
             windows.append(SpokenWindow(name, language, mel, encoder(mel)[0]))
     return windows

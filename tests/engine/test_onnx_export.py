@@ -80,13 +80,14 @@ def test_what_is_decoded_from_the_float16_encoder_differs_only_where_the_target_
 ) -> None:
     sentences = ("pangram", "quick-brown-fox", READING.name)
     windows = [window for window in spoken_windows if " " not in window.name and any(name in window.name for name in sentences)]
-    assert len(windows) == 10
+    assert len(windows) >= 2
     encoded = run(float16_file, windows)
     exported = [replace(window, hidden=hidden) for window, hidden in zip(windows, encoded, strict=True)]
     decoded = decode(pair, [*windows, *exported], 10, "none", 0, timestamps=False, detect=False)
+    ours, theirs = decoded[: len(windows)], decoded[len(windows) :]
     differing = {
         window.name: margin(pair, window, one.tokens, other.tokens)
-        for window, one, other in zip(windows, decoded[:10], decoded[10:], strict=True)
+        for window, one, other in zip(windows, ours, theirs, strict=True)
         if one.tokens != other.tokens
     }
     assert all(0 <= lead < FLOAT16_MARGIN for lead in differing.values()), differing

@@ -1,4 +1,7 @@
-"""E1 and E2 on whisper-base: real and synthetic speech in ten languages, against ourselves and against Hugging Face."""
+"""E1 and E2 on whisper-base: real and synthetic speech in ten languages, against ourselves and against Hugging Face.
+
+A few windows by default; `make thorough` takes all.
+"""
 
 import random
 from pathlib import Path
@@ -16,12 +19,13 @@ from transformers.generation.logits_process import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from tests.engine.conftest import SpokenWindow, decode
+from tests.engine.conftest import SAMPLED_WINDOWS, SpokenWindow, decode
+from tests.thorough import THOROUGH
 from transcriber_engine.model_config import ModelConfig
 from transcriber_engine.scheduler import MAX_NEW_TOKENS, DraftSource, WindowTokens
 from transcriber_engine.weights import MAX_INITIAL_TIMESTAMP_STEPS, DecoderPair
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800 if THOROUGH else 300)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["without timestamps", "with timestamps"])
@@ -40,7 +44,7 @@ def test_batched_speculation_gives_the_tokens_of_the_target_alone(
     most: int,
 ) -> None:
     timestamps, expected = alone
-    assert len(spoken_windows) >= 60
+    assert len(spoken_windows) >= (60 if THOROUGH else SAMPLED_WINDOWS)
     assert len({window.language for window in spoken_windows}) >= 3
     order = random.Random(slots).sample(range(len(spoken_windows)), len(spoken_windows))
     mixed = decode(pair, [spoken_windows[i] for i in order], slots, source, most, timestamps=timestamps, detect=False)
@@ -120,4 +124,4 @@ def test_language_is_detected_in_whole_sentences(pair: DecoderPair, spoken_windo
     sentences = [w for w in spoken_windows if "pangram" in w.name and " " not in w.name and w.language not in ("zh", "ja")]
     found = decode(pair, sentences, 4, "none", 0, timestamps=False, detect=True)
     right = sum(result.language == window.language for result, window in zip(found, sentences, strict=True))
-    assert right >= len(sentences) - 1  # whisper-base takes one synthetic voice for another language
+    assert right >= max(1, len(sentences) - 1)  # whisper-base takes one synthetic voice for another language

@@ -4,7 +4,7 @@ import os
 import runpy
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from transcriber_repository.sources.remote import Access
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SLOTS = 4
 MAX_QUEUED_AUDIO_SECONDS = 900
-FIGURES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture(scope="session")
@@ -66,24 +65,3 @@ def serve(repository: Path) -> Iterator[Whisper]:
         serving.process.send_signal(signal.SIGINT)
         serving.finish()
     assert processes_of(repository) == {}
-
-
-@pytest.fixture
-def figure(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Callable[[str, object], None]:
-    """Keep a measured figure: in the JUnit report, and in the summary of the run."""
-    kept = request.config.stash.setdefault(FIGURES, [])
-
-    def keep(name: str, value: object) -> None:
-        record_property(name, value)
-        kept.append(f"{name}: {value}")
-
-    return keep
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the figures that tests measured."""
-    kept = config.stash.get(FIGURES, [])
-    if kept:
-        terminalreporter.section("figures of the served whisper-base")
-        for line in kept:
-            terminalreporter.write_line(line)

@@ -10,7 +10,7 @@ import pytest
 from tests.triton.bad_inputs import CASES, FOX, Case, fox, sine, table
 from tests.triton.client import Answer, Whisper, audio
 
-Figure = Callable[[str, object], None]
+Record = Callable[[str, object], None]
 BEGIN, END = "<!-- bad inputs over gRPC -->\n", "\n<!-- end -->"
 AT_ONCE = 2  # more of the longest would be refused for all that waits
 MEBIBYTE = 1 << 20
@@ -41,7 +41,9 @@ def test_what_is_sent_gets_the_answer_that_the_documentation_gives(served: Mappi
         assert case.is_said_by(answer.message), answer.message
 
 
-def test_the_server_is_as_well_as_before_after_all_of_them(whisper: Whisper, served: Mapping[str, object], figure: Figure) -> None:
+def test_the_server_is_as_well_as_before_after_all_of_them(
+    whisper: Whisper, served: Mapping[str, object], record_property: Record
+) -> None:
     answers: Mapping[Case, Answer] = served["answers"]
     heard = [answer.result.duration_seconds for answer in answers.values() if answer.transcript is not None]
     finished = served["after"]["finished_audio_seconds_total"] - served["before"]["finished_audio_seconds_total"]
@@ -50,16 +52,16 @@ def test_the_server_is_as_well_as_before_after_all_of_them(whisper: Whisper, ser
     assert whisper.ask(audio(fox())).text == FOX
     grown = round(served["grown"] / MEBIBYTE)
     assert grown < 512
-    figure("bad inputs", f"{len(CASES)} sent, {len(CASES) - len(heard)} refused; resident memory grew by {grown} MiB")
+    record_property("bad inputs", f"{len(CASES)} sent, {len(CASES) - len(heard)} refused; resident memory grew by {grown} MiB")
 
 
-def test_words_invented_where_nobody_speaks_are_none(served: Mapping[str, object], figure: Figure) -> None:
+def test_words_invented_where_nobody_speaks_are_none(served: Mapping[str, object], record_property: Record) -> None:
     silent = [answer for case, answer in served["answers"].items() if case.group == "no speech"]
     minutes = sum(answer.result.duration_seconds for answer in silent) / 60
     words = sum(len(answer.text.split()) for answer in silent)
     assert len(silent) >= 6
     assert words == 0
-    figure("words invented without speech", f"{words} in {minutes:.1f} min")
+    record_property("words invented without speech", f"{words} in {minutes:.1f} min")
 
 
 def test_the_documentation_has_the_table_of_these_cases(root_dir: Path) -> None:

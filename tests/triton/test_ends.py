@@ -11,13 +11,13 @@ from tests.triton import recordings
 from tests.triton.client import Whisper, answer, audio
 from tests.triton.conftest import SLOTS
 
-Figure = Callable[[str, object], None]
+Record = Callable[[str, object], None]
 END_SECONDS = 600
 
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_a_file_at_hand_is_finished_before_the_server_stops(own_whisper: Whisper, figure: Figure) -> None:
+def test_a_file_at_hand_is_finished_before_the_server_stops(own_whisper: Whisper, record_property: Record) -> None:
     content, _ = recordings.files()["talk of 60 s"]
     windows = len(recordings.windows_of(recordings.talk(60)))
     assert windows > SLOTS // 2  # so that some are sent after the signal
@@ -29,7 +29,9 @@ def test_a_file_at_hand_is_finished_before_the_server_stops(own_whisper: Whisper
     answered_seconds = time.monotonic() - started
     status, said = own_whisper.serving.process.wait(END_SECONDS), own_whisper.serving.finish()[1]
     assert (status, said.splitlines()[-1]) == (0, "stopped")
-    figure("SIGTERM during a file", f"its text after {answered_seconds:.1f} s, gone after {time.monotonic() - started:.1f} s")
+    record_property(
+        "SIGTERM during a file", f"its text after {answered_seconds:.1f} s, gone after {time.monotonic() - started:.1f} s"
+    )
 
 
 def stop_without_patience(whisper: Whisper) -> None:
@@ -40,7 +42,7 @@ def stop_without_patience(whisper: Whisper) -> None:
         assert whisper.serving.process.poll() is None
 
 
-def test_requests_fail_and_do_not_hang_when_the_decoder_is_killed(own_whisper: Whisper, figure: Figure) -> None:
+def test_requests_fail_and_do_not_hang_when_the_decoder_is_killed(own_whisper: Whisper, record_property: Record) -> None:
     content, _ = recordings.files()["reading"]
     calls = [own_whisper.send(audio(content)) for _ in range(SLOTS)]
     own_whisper.wait_until(lambda figures: figures["slots_active"] > 0)
@@ -57,4 +59,4 @@ def test_requests_fail_and_do_not_hang_when_the_decoder_is_killed(own_whisper: W
     assert figures["queued_audio_seconds"] == 0
     assert figures["finished_audio_seconds_total"] == 0
     stop_without_patience(own_whisper)
-    figure("kill -9 of the decoder", f"{len(calls)} requests failed within {failed_seconds:.2f} s")
+    record_property("kill -9 of the decoder", f"{len(calls)} requests failed within {failed_seconds:.2f} s")

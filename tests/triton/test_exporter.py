@@ -19,7 +19,7 @@ from tests.triton.test_launcher import Serving, processes_of, publish_echo, star
 from tests.unit.exporter.process import Exporter, running
 from transcriber_exporter.canary import clip
 
-Figure = Callable[[str, object], None]
+Record = Callable[[str, object], None]
 Beside = Callable[..., AbstractContextManager[Exporter]]
 PATIENCE_SECONDS = 240
 MAX_MEBIBYTES = 64
@@ -72,7 +72,7 @@ class Draining:
         return self.report
 
 
-def test_it_is_ready_once_a_canary_has_passed_and_stays_small(whisper: Whisper, figure: Figure) -> None:
+def test_it_is_ready_once_a_canary_has_passed_and_stays_small(whisper: Whisper, record_property: Record) -> None:
     whisper.wait_until_idle()
     with beside(whisper.serving, "--canary-interval-seconds=0.5") as exporter:
         assert exporter.get("/triton/startup")[0] == exporter.get("/triton/ready")[0] == 503
@@ -80,20 +80,22 @@ def test_it_is_ready_once_a_canary_has_passed_and_stays_small(whisper: Whisper, 
         assert exporter.status()["last_canary"]["outcome"] == "passed"
         exporter.wait_until(lambda status: canaries(exporter, "passed") >= 5, PATIENCE_SECONDS)
         assert [exporter.get(path)[0] for path in ("/livez", "/triton/startup", "/triton/ready", "/triton/live")] == [200] * 4
-        figure("exporter memory, MiB", round(exporter.memory_mebibytes("VmRSS"), 1))
-        figure("exporter memory at its peak, MiB", round(exporter.memory_mebibytes("VmHWM"), 1))
+        record_property("exporter memory, MiB", round(exporter.memory_mebibytes("VmRSS"), 1))
+        record_property("exporter memory at its peak, MiB", round(exporter.memory_mebibytes("VmHWM"), 1))
         assert exporter.memory_mebibytes("VmHWM") < MAX_MEBIBYTES
     whisper.wait_until_idle()
 
 
-def test_a_dead_decoder_shows_within_ten_seconds_while_triton_calls_itself_ready(own_whisper: Whisper, figure: Figure) -> None:
+def test_a_dead_decoder_shows_within_ten_seconds_while_triton_calls_itself_ready(
+    own_whisper: Whisper, record_property: Record
+) -> None:
     with beside(own_whisper.serving) as exporter:
         exporter.wait_until(is_ready, PATIENCE_SECONDS)
         # Right after a canary: the longest that it can take.
         exporter.wait_until(lambda status: status["last_canary"]["ended_seconds_ago"] < 1, PATIENCE_SECONDS)
         os.kill(own_whisper.pid("whisper_decoder"), signal.SIGKILL)
         seconds = exporter.wait_until(is_unready, PATIENCE_SECONDS)
-        figure("seconds from the death of the decoder to not ready", round(seconds, 1))
+        record_property("seconds from the death of the decoder to not ready", round(seconds, 1))
         assert seconds < LIMIT_SECONDS
         assert own_whisper.is_ready()
         status, message = exporter.get("/triton/ready")

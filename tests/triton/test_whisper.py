@@ -9,6 +9,7 @@ import jiwer
 import numpy as np
 import pytest
 
+from tests.thorough import THOROUGH
 from tests.triton import recordings
 from tests.triton.client import Answer, Whisper, answer, audio, floats, options, request
 from tests.triton.conftest import MAX_QUEUED_AUDIO_SECONDS, SLOTS
@@ -16,7 +17,7 @@ from transcriber_engine.audio import AudioLimits, decode
 from transcriber_engine.mel import log_mel
 from transcriber_engine.result import Speculation
 
-Figure = Callable[[str, object], None]
+Record = Callable[[str, object], None]
 WINDOWS_OF_A_REQUEST = SLOTS // 2  # on their way at once
 SAMPLE_SECONDS = 0.25
 MEBIBYTE = 1 << 20
@@ -42,12 +43,16 @@ def alone(whisper: Whisper) -> Callable[[str], Answer]:
     return ask
 
 
-def test_32_files_of_1_s_to_5_min_at_once_get_what_each_gets_alone_without_a_draft(
-    whisper: Whisper, alone: Callable[[str], Answer], figure: Figure
+def test_files_of_many_lengths_at_once_get_what_each_gets_alone_without_a_draft(
+    whisper: Whisper, alone: Callable[[str], Answer], record_property: Record
 ) -> None:
     files = recordings.files()
-    sent_seconds = sum(seconds for _, seconds in files.values())
-    assert (len(files), min(s for _, s in files.values()) < 1.1, max(s for _, s in files.values())) == (32, True, 300)
+    if not THOROUGH:
+        files = {name: files[name] for name in [*list(recordings.languages())[::3], "reading", "talk of 10 s", "talk of 60 s"]}
+    lengths = [seconds for _, seconds in files.values()]
+    sent_seconds = sum(lengths)
+    assert min(lengths) < 2
+    assert (len(files), max(lengths)) == ((32, 300) if THOROUGH else (12, 60))
     before, idle_bytes = whisper.wait_until_idle(), whisper.resident_bytes()
 
     started = time.monotonic()
@@ -79,12 +84,18 @@ def test_32_files_of_1_s_to_5_min_at_once_get_what_each_gets_alone_without_a_dra
     assert error_rate < 0.1
 
     total = sum((result.result.speculation for result in answers.values()), Speculation())
-    figure("32 files at once", f"{sent_seconds:.0f} s of audio in {windows} windows, {took_seconds:.1f} s, all as alone")
-    figure("resident memory, MiB", {"idle": idle_bytes // MEBIBYTE, **{f"{name} above it": size for name, size in grown.items()}})
+    record_property(
+        f"{len(files)} files at once", f"{sent_seconds:.0f} s of audio in {windows} windows, {took_seconds:.1f} s, all as alone"
+    )
+    record_property(
+        "resident memory, MiB", {"idle": idle_bytes // MEBIBYTE, **{f"{name} above it": size for name, size in grown.items()}}
+    )
     names = ("requests_in_progress", "queued_audio_seconds", "in_flight_audio_seconds", "pending whisper_encoder")
-    figure("most at a time", {name: round(peak(name, seen), 1) for name in (*names, "pending whisper_decoder", "slots_active")})
-    figure("speculation", f"acceptance {total.acceptance:.1%}, {total.tokens_per_cycle:.2f} tokens per cycle")
-    figure("word error rate of the reading", f"{error_rate:.1%}")
+    record_property(
+        "most at a time", {name: round(peak(name, seen), 1) for name in (*names, "pending whisper_decoder", "slots_active")}
+    )
+    record_property("speculation", f"acceptance {total.acceptance:.1%}, {total.tokens_per_cycle:.2f} tokens per cycle")
+    record_property("word error rate of the reading", f"{error_rate:.1%}")
 
 
 def check_totals(
@@ -115,7 +126,9 @@ def word_error_rate(text: str) -> float:
     return float(jiwer.wer(read, said))
 
 
-def test_gauges_say_what_waits_and_what_is_decoded_and_audio_beyond_the_limit_is_refused(whisper: Whisper, figure: Figure) -> None:
+def test_gauges_say_what_waits_and_what_is_decoded_and_audio_beyond_the_limit_is_refused(
+    whisper: Whisper, record_property: Record
+) -> None:
     before = whisper.wait_until_idle()
     talk, (file, _) = recordings.talk(300), recordings.files()["talk of 300 s"]
     first = recordings.windows_of(talk)[:WINDOWS_OF_A_REQUEST]
@@ -143,14 +156,14 @@ def test_gauges_say_what_waits_and_what_is_decoded_and_audio_beyond_the_limit_is
     assert after["finished_audio_seconds_total"] == before["finished_audio_seconds_total"]
     assert after["windows_total"] == before["windows_total"]
     names = ("queued_audio_seconds", "in_flight_audio_seconds")
-    figure("three talks of 300 s before a busy encoder", {name: round(settled[name], 3) for name in names})
+    record_property("three talks of 300 s before a busy encoder", {name: round(settled[name], 3) for name in names})
 
 
 def agrees(figures: Mapping[str, float], expected: Mapping[str, float]) -> bool:
     return all(figures[name] == pytest.approx(value, abs=1e-3) for name, value in expected.items())
 
 
-def test_pending_requests_of_the_decoder_are_the_windows_that_wait_for_a_slot(whisper: Whisper, figure: Figure) -> None:
+def test_pending_requests_of_the_decoder_are_the_windows_that_wait_for_a_slot(whisper: Whisper, record_property: Record) -> None:
     before = whisper.wait_until_idle()
     speech = recordings.windows_of(recordings.samples_of(recordings.READING))[0].samples
     encoded = whisper.send(request(floats("MEL", log_mel(speech, 80)), output="HIDDEN", model="whisper_encoder")).result()
@@ -167,11 +180,11 @@ def test_pending_requests_of_the_decoder_are_the_windows_that_wait_for_a_slot(wh
     after = whisper.wait_until_idle()
     assert {answer(call).code for call in calls} == {"CANCELLED"}
     assert after["windows_total"] == before["windows_total"]
-    figure("12 windows sent to the decoder", {name: full[name] for name in ("slots_active", "pending whisper_decoder")})
+    record_property("12 windows sent to the decoder", {name: full[name] for name in ("slots_active", "pending whisper_decoder")})
 
 
 def test_half_of_16_long_requests_cancelled_leave_the_rest_to_finish_with_the_right_text(
-    whisper: Whisper, alone: Callable[[str], Answer], figure: Figure
+    whisper: Whisper, alone: Callable[[str], Answer], record_property: Record
 ) -> None:
     content, seconds = recordings.files()["reading"]
     windows = len(recordings.windows_of(heard(content)))
@@ -195,11 +208,13 @@ def test_half_of_16_long_requests_cancelled_leave_the_rest_to_finish_with_the_ri
     assert finished == pytest.approx(len(kept) * seconds, abs=1e-3)
     decoded = after["windows_total"] - before["windows_total"]
     assert decoded + after["cancelled_windows_total"] - before["cancelled_windows_total"] < len(calls) * windows
-    figure("8 of 16 cancelled", f"given up after {answered_seconds:.2f} s; {decoded:.0f} of {len(calls) * windows} windows decoded")
+    record_property(
+        "8 of 16 cancelled", f"given up after {answered_seconds:.2f} s; {decoded:.0f} of {len(calls) * windows} windows decoded"
+    )
 
 
 def test_slots_of_cancelled_requests_are_free_long_before_their_windows_would_have_been_done(
-    whisper: Whisper, figure: Figure
+    whisper: Whisper, record_property: Record
 ) -> None:
     before = whisper.wait_until_idle()
     content, _ = recordings.files()["reading"]
@@ -214,7 +229,7 @@ def test_slots_of_cancelled_requests_are_free_long_before_their_windows_would_ha
     idle_seconds = time.monotonic() - started
     assert after["cancelled_windows_total"] - before["cancelled_windows_total"] >= SLOTS
     cycles = after["cycles_total"] - before["cycles_total"]
-    figure(
+    record_property(
         "all slots cancelled", f"free after {freed_seconds:.2f} s, server idle after {idle_seconds:.2f} s, {cycles:.0f} cycles run"
     )
 
@@ -229,7 +244,7 @@ def test_slots_of_cancelled_requests_are_free_long_before_their_windows_would_ha
     ],
 )
 def test_a_draft_that_is_wrong_changes_nothing_of_the_transcript(
-    whisper: Whisper, figure: Figure, name: str, chosen: dict[str, str]
+    whisper: Whisper, record_property: Record, name: str, chosen: dict[str, str]
 ) -> None:
     content, _ = recordings.files()["talk of 20 s"]
     drafted = whisper.ask(audio(content, **chosen, max_draft_tokens=16))
@@ -238,4 +253,6 @@ def test_a_draft_that_is_wrong_changes_nothing_of_the_transcript(
     assert target.result.speculation.draft_tokens == 0
     speculation = drafted.result.speculation
     assert speculation.draft_tokens > 0
-    figure(f"draft with {name}", f"{speculation.accepted_tokens} of {speculation.draft_tokens} accepted, the same transcript")
+    record_property(
+        f"draft with {name}", f"{speculation.accepted_tokens} of {speculation.draft_tokens} accepted, the same transcript"
+    )

@@ -9,7 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from transcriber_repository.launch import LaunchError, Server, cache_dir, find_server
 
-COMPUTING: Final = ("tests/engine/", "tests/triton/", "tests/cluster/test_serving.py")
+COMPUTING: Final = ("tests/engine/", "tests/triton/")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,9 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class ComputeAndWait(LoadScopeScheduling):  # type: ignore[misc]
-    """Divides the tests among two processes: those that compute, and those that wait for others to.
+    """Divides the tests among two processes: those that compute most of the time, and those that wait most of it.
 
-    So no two tests compute at once, and a control plane or a server is started by each process at most once.
+    So the first have nearly all cores to themselves, and a control plane or a server is started once.
     """
 
     def _split_scope(self, nodeid: str) -> str:

@@ -20,7 +20,7 @@ from transcriber_engine.mel import WINDOW_SAMPLES, log_mel
 from transcriber_engine.scheduler import DraftSource, Job, Scheduler, WindowRequest, WindowTokens
 from transcriber_engine.weights import DecoderPair, load_decoders, load_encoder
 
-SAMPLED_WINDOWS = 9
+SAMPLED_EVERY = 9  # windows: the reading, whole sentences in three languages, pairs and cuts
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ def spoken_windows(weights_dir: Path) -> list[SpokenWindow]:
     named += [(f"reading from {start} s", "en", reading[start * SAMPLE_RATE_HZ :][:WINDOW_SAMPLES]) for start in range(3, 35, 4)]
     encoder = load_encoder(weights_dir, "float32", "cpu")
     windows = []
-    step = 1 if THOROUGH else len(named) // SAMPLED_WINDOWS
+    step = 1 if THOROUGH else SAMPLED_EVERY
     with torch.inference_mode():
         for name, language, samples in named[::step]:
             mel = torch.from_numpy(log_mel(samples, 80))[None]

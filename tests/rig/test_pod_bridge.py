@@ -88,7 +88,11 @@ async def test_an_init_container_that_fails_is_run_again_and_nothing_after_it_st
 async def test_environment_arguments_and_paths_are_those_of_the_manifest(
     bridge: PodBridge, apply: Apply, namespace: str, shared: Path
 ):
-    tell = "import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], open('/work/told', 'w'))"
+    tell = (  # also what the volumes hold, which are gone when the pod has ended
+        "import json, os, pathlib, sys; spec, key = (pathlib.Path(word.partition('=')[2]) for word in sys.argv[1:3]); "
+        "files = [spec.read_text(), [path.name for path in spec.parent.iterdir()], (key / 'token').read_text()]; "
+        "json.dump([sys.argv[1:], dict(os.environ), files], open('/work/told', 'w'))"
+    )
     config = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -135,10 +139,8 @@ async def test_environment_arguments_and_paths_are_those_of_the_manifest(
     await apply(config, secret, pod("told", main, claim="shared", volumes=volumes, restartPolicy="Never"))
     found = await bridge.until(namespace, "told", has_phase("Succeeded", "Failed"))
     assert found["status"]["phase"] == "Succeeded", bridge.log_file(namespace, "told", "main").read_text()
-    argv, environment = json.loads((shared / "told").read_text())
-    assert Path(argv[0].removeprefix("--spec=")).read_text() == "{}"
-    assert [path.name for path in Path(argv[0].removeprefix("--spec=")).parent.iterdir()] == ["deployment.yaml"]
-    assert (Path(argv[1].removeprefix("target=")) / "token").read_bytes() == b"s3"
+    argv, environment, files = json.loads((shared / "told").read_text())
+    assert files == ["{}", ["deployment.yaml"], "s3"]
     assert argv[3] == str(shared / "of/pod/y")
     assert argv[4:] == ["/tmpfile", "http://h/tmp/z", f"{found['status']['podIP']}:1"]
     assert environment["TMP_FILE"] == argv[2] != "/tmp/x"

@@ -22,6 +22,7 @@ Record = Callable[[str, object], None]
 RESOURCES: Final = "transcriberdeployments"
 DEAF_SECONDS: Final = 90.0  # a stream of which nothing comes is given up after 70 s: bookmarks come every minute
 HEARING_SECONDS: Final = 15.0  # of a change that no fault is in the way of
+QUIET_SECONDS: Final = 3.0
 POLL_SECONDS: Final = 0.1
 
 
@@ -105,6 +106,8 @@ async def test_the_operator_hears_again(
     async with operated(parts) as running, restarted_when_it_ends(running) as restarts:
         await quick.apply(document())
         await quick.objects.settled(NAME)
+        async with asyncio.timeout(60):
+            await running.proxy.log.quiet(QUIET_SECONDS)  # a pass under way would see the change without a watch
         fault.begin(running.proxy)
         began_at = clock()
         await quick.apply(document(scaling__replicas=3))

@@ -27,7 +27,7 @@ from transcriber_operator.cluster.resources import TRANSCRIBER_DEPLOYMENT
 from transcriber_operator.debug import Journal
 from transcriber_operator.decide.observed import Installation
 from transcriber_operator.decide.pipeline import decide
-from transcriber_operator.errors import NotFoundError, OperatorError
+from transcriber_operator.errors import ForbiddenError, NotFoundError, OperatorError, TransientError
 from transcriber_operator.execute.executor import Executor
 from transcriber_operator.execute.lease import Lease, LeaseTimes
 from transcriber_operator.handlers.health import Health
@@ -45,6 +45,7 @@ from transcriber_operator.settings import Settings, SettingsError, describe
 FAILED: Final = 1
 MISCONFIGURED: Final = 2
 EXIT_SECONDS: Final = 10.0
+AWAY_SECONDS: Final = 2.0  # between questions to an API server that does not answer
 
 logger = logging.getLogger("transcriber_operator")
 
@@ -95,22 +96,34 @@ class Operator:
             )
             for part in (self.progress, self.kube, self.lease_kube):
                 await stack.enter_async_context(part)
-            await self._require_kind()
             stopping = asyncio.ensure_future(stop.wait())
+            await unless(stopping, self._require_kind())
             await unless(stopping, self.lease.acquire())
             code = await self._lead(stop) if self.lease.is_held else 0
             stopping.cancel()
             return code
 
     async def _require_kind(self) -> None:
-        """Raise OperatorError unless our kind exists and may be read: Kopf would wait for it in silence."""
+        """Raise OperatorError unless our kind exists and may be read: Kopf would wait for it in silence.
+
+        An API server that is away is waited for: a container that keeps ending is started ever more rarely.
+        """
         for namespace in self.settings.namespaces or (None,):
-            try:
-                await self.kube.probe(TRANSCRIBER_DEPLOYMENT, namespace)
-            except NotFoundError as error:
-                raise OperatorError(
-                    f"the CustomResourceDefinition of TranscriberDeployment is missing; install it: {error}"
-                ) from None
+            while not await self._has_kind(namespace):
+                await self.clock.sleep(AWAY_SECONDS)
+
+    async def _has_kind(self, namespace: str | None) -> bool:
+        """Return False if the API server does not say."""
+        try:
+            await self.kube.probe(TRANSCRIBER_DEPLOYMENT, namespace)
+        except NotFoundError as error:
+            raise OperatorError(f"the CustomResourceDefinition of TranscriberDeployment is missing; install it: {error}") from None
+        except ForbiddenError:
+            raise
+        except TransientError as error:
+            logger.warning("The API server does not answer as it should; trying again: %s", error)
+            return False
+        return True
 
     async def _lead(self, stop: asyncio.Event) -> int:
         self.health.lead()

@@ -212,3 +212,17 @@ async def test_on_standby_it_ends_at_once_when_asked_to(
             await second.is_in("Standby")
             assert await second.stop() == 0
         assert await first.stop() == 0
+
+
+async def test_an_api_server_that_is_away_at_the_start_is_waited_for(
+    control_plane: ControlPlane, namespace: str, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    kubeconfig = await account(control_plane, namespace, proxy)
+    away = proxy.rules.add(Rule("list", RESOURCE, action=Status(503)))
+    async with operator(kubeconfig, namespace, tmp_path) as running:
+        async with asyncio.timeout(PATIENCE):
+            await away.fired.wait()
+        proxy.rules.remove(away)
+        await running.is_in("Leading")
+        assert await running.stop() == 0
+    assert any(line["message"].startswith("The API server does not answer as it should") for line in running.log())

@@ -19,25 +19,23 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
 
     query [B, heads, Q, head_dim] (already scaled), keys and values [B, heads, T, head_dim], mask [B, 1, Q, T] of bool or None.
     """
-    rows, (heads, head_dim) = query.shape[2], keys.shape[1::2]
-
-    def of_equal_rows(count: int) -> Tensor:
-        row = torch.linspace(-1, 1, head_dim).to(query).expand(1, heads, count, -1).contiguous()
-        pairs = [torch.linspace(-1, 1, heads * keys * head_dim).to(query).view(1, heads, keys, -1).sin() for keys in ATTENTION_KEYS]
-        return torch.cat([_mix(row, pair, pair, None)[0] for pair in pairs], dim=-1).transpose(0, 1)
-
-    grouping = row_grouping(("attention", heads, head_dim, query.dtype, query.device), of_equal_rows)
-    if missing := grouping.missing(rows):
-        query = F.pad(query, (0, 0, 0, missing))
-        mask = F.pad(mask, (0, 0, 0, missing), value=True) if mask is not None else None
-    groups = torch.split(query.contiguous(), grouping.at_once, dim=2)  # strides choose kernels, too
-    masks = torch.split(mask, grouping.at_once, dim=2) if mask is not None else [None] * len(groups)
-    mixed = torch.cat([_mix(group, keys, values, shown) for group, shown in zip(groups, masks, strict=True)], dim=2)
-    return mixed[:, :, :rows]
+    heads, head_dim = query.shape[1], query.shape[3]
+    grouping = row_grouping(
+        ("attention", heads, head_dim, query.dtype, query.device), lambda rows: _mix_of_equal_rows(heads, head_dim, rows, query)
+    )
+    rows = [query.contiguous()] if mask is None else [query.contiguous(), mask]  # strides choose kernels, too
+    return grouping.apply(lambda group, shown=None: _mix(group, keys, values, shown), *rows)
 
 
 def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+
+
+def _mix_of_equal_rows(heads: int, head_dim: int, rows: int, like: Tensor) -> Tensor:
+    """[rows, heads, n]: one query in every row, over several numbers of keys side by side."""
+    query = torch.linspace(-1, 1, head_dim).to(like).expand(1, heads, rows, -1).contiguous()
+    pairs = [torch.linspace(-1, 1, heads * keys * head_dim).to(like).view(1, heads, keys, -1).sin() for keys in ATTENTION_KEYS]
+    return torch.cat([_mix(query, pair, pair, None)[0] for pair in pairs], dim=-1).transpose(0, 1)
 
 
 class DecoderLayer(nn.Module):

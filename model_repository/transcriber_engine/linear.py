@@ -7,7 +7,6 @@ along the inputs; and rows come in groups that `row_grouping` has measured.
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transcriber_engine.row_grouping import row_grouping
@@ -27,15 +26,10 @@ class InvariantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: [..., inputs] -> [..., outputs]."""
-        rows = x.reshape(-1, self.inputs)
-        count = rows.shape[0]
-        grouping = row_grouping(self.kernel, self._of_equal_rows)
-        if missing := grouping.missing(count):
-            rows = F.pad(rows, (0, 0, 0, missing))
-        y = torch.cat([self._product(group) for group in torch.split(rows, grouping.at_once)])
+        y = row_grouping(self.kernel, self._of_equal_rows).apply(self._product, x.reshape(-1, self.inputs))
         if self.bias is not None:
             y = y + self.bias
-        return y[:count].view(*x.shape[:-1], self.outputs)
+        return y.view(*x.shape[:-1], self.outputs)
 
     def _product(self, rows: Tensor) -> Tensor:
         """[rows, inputs] -> [rows, outputs], a sum over blocks of inputs in their order."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LOG = logging.getLogger(__name__)
@@ -32,6 +33,19 @@ class RowGrouping:
     def missing(self, rows: int) -> int:
         """Tell how many rows fill `rows` up."""
         return -rows % self.multiple
+
+    def apply(self, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Compute the rows of `inputs`, [..., rows, n] each, in groups: the results [..., rows, m].
+
+        Rows of ones fill up; as a mask, they hide nothing.
+        """
+        rows = inputs[0].shape[-2]
+        if missing := self.missing(rows):
+            inputs = tuple(F.pad(each, (0, 0, 0, missing), value=1) for each in inputs)
+        groups = zip(*(torch.split(each, self.at_once, dim=-2) for each in inputs), strict=True)
+        results = [compute(*group) for group in groups]
+        whole = results[0] if len(results) == 1 else torch.cat(results, dim=-2)
+        return whole[..., :rows, :]
 
 
 ALONE: Final = RowGrouping(multiple=1, at_once=1)
@@ -59,8 +73,9 @@ def row_grouping(key: Hashable, compute: Callable[[int], Tensor]) -> RowGrouping
 def measure(compute: Callable[[int], Tensor]) -> RowGrouping:
     """Measure the grouping of one computation; see `row_grouping`."""
     for multiple in MULTIPLES:
+        grouping = RowGrouping(multiple, AT_ONCE)
         row = compute(multiple)[:1]
-        counts = sorted({rows + -rows % multiple for rows in SAMPLED})
+        counts = sorted({rows + grouping.missing(rows) for rows in SAMPLED})
         if all(bool((compute(count) == row).all()) for count in counts):
-            return RowGrouping(multiple, AT_ONCE)
+            return grouping
     return ALONE

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from transcriber_api.loading import SpecError, load
-from transcriber_repository.errors import EXIT_CODES, Reason, RepositoryError
+from transcriber_repository.errors import EXIT_CODES, SIGNAL_EXIT_BASE, Reason, RepositoryError
 from transcriber_repository.manifest import DIGEST_DIR
 from transcriber_repository.outcome import Pinned, failure, success
 from transcriber_repository.progress import LogLines, Progress, Reporter
@@ -21,7 +21,6 @@ from transcriber_repository.publish import collect
 from transcriber_repository.request import Role, SourceFile
 from transcriber_repository.verify import verify
 
-SIGNAL_EXIT_BASE: Final = 128
 log = logging.getLogger("transcriber_repository")
 
 

@@ -18,6 +18,7 @@ class Reason(StrEnum):
 
 
 EXIT_CODES: Final = {reason: code for code, reason in enumerate(Reason, start=3)}
+SIGNAL_EXIT_BASE: Final = 128  # of the code of a process that a signal ends
 
 
 class RepositoryError(Exception):

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from transcriber_repository.errors import EXIT_CODES, RepositoryError
+from transcriber_repository.errors import EXIT_CODES, SIGNAL_EXIT_BASE, RepositoryError
 from transcriber_repository.manifest import is_ready
 from transcriber_repository.progress import LogLines
 from transcriber_repository.publish import repositories
@@ -292,7 +292,7 @@ def _become(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+    raise SystemExit(SIGNAL_EXIT_BASE + number)
 
 
 def _say(line: str) -> None:

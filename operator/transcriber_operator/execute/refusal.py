@@ -35,15 +35,13 @@ def refused_status(
 def _observations(error: TerminalError | ForbiddenError) -> list[Observation]:
     if isinstance(error, TerminalError):
         reason, message = Reason.SPEC_INVALID, str(error)
-        spec = [Observation(ConditionType.SPEC_VALID, "False", reason, message)]
+        denied = [ConditionType.READY, ConditionType.SPEC_VALID]
     else:
-        reason, message = (
-            Reason.API_REFUSED,
-            f"{error}; give the operator the right, or lift the quota or policy. It is tried again.",
-        )
-        spec = []
-    ready = Observation(ConditionType.READY, "False", reason, message)
-    return [ready, *spec, Observation(ConditionType.STALLED, "True", reason, message)]
+        reason = Reason.API_REFUSED
+        message = f"{error}; give the operator the right, or lift the quota or policy. It is tried again."
+        denied = [ConditionType.READY]
+    stalled = Observation(ConditionType.STALLED, "True", reason, message)
+    return [*(Observation(type_, "False", reason, message) for type_ in denied), stalled]
 
 
 def _live_status(resource: Manifest) -> Status | None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from transcriber_operator.decide.observed import BuildProgress, Manifest
 from transcriber_operator.decide.pods import container_status
 from transcriber_operator.render.build import CONTAINER, PROGRESS_PORT_NAME
+from transcriber_operator.settings import Address
 
 ANSWER_SECONDS: Final = 2.0
 ANSWER_BYTES: Final = 65_536
@@ -55,5 +56,4 @@ def _progress_url(pod: Manifest) -> str | None:
     containers = [*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]]
     ports = [port for container in containers if container["name"] == CONTAINER for port in container.get("ports") or ()]
     number = next((port["containerPort"] for port in ports if port.get("name") == PROGRESS_PORT_NAME), None)
-    host = f"[{address}]" if ":" in address else address
-    return f"http://{host}:{number}/progress" if number else None
+    return f"http://{Address(address, number)}/progress" if number else None

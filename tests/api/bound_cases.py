@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import jsonschema
 
-from tests.unit.api_rule_cases import COMMIT, FILES, NODE_CLASS, merged, patched
+from tests.unit.api_rule_cases import COMMIT, FILES, KARPENTER, merged, patched
 from tests.unit.test_api_schema import NODES
 
 Node = Mapping[str, Any]
@@ -54,8 +54,8 @@ COMPANIONS: Final[Mapping[str, dict[str, Any]]] = {
     ".spec.scaling.replicas": {"scaling": {"mode": "External"}},
     ".spec.scaling.minReplicas": MOST_REPLICAS,
     ".spec.scaling.schedules": MOST_REPLICAS,
-    ".spec.capacity.nodeClassRef": {"capacity": {"provisioner": "Karpenter", "nodeClassRef": NODE_CLASS}},
-    ".spec.capacity.pools[].gpus": {"capacity": {"provisioner": "Karpenter", "nodeClassRef": NODE_CLASS}},
+    ".spec.capacity.nodeClassRef": {"capacity": KARPENTER},
+    ".spec.capacity.pools[].gpus": {"capacity": KARPENTER},
     ".spec.capacity.pools[].minReplicas": MOST_REPLICAS | {"capacity": {"pools": [{"name": "main", "maxNodes": 1000}]}},
     ".spec.capacity.pools[].tolerations[]": {"capacity": {"pools": [{"name": "main", "tolerations": [{"key": "a"}]}]}},
     ".spec.capacity.fallback": {"capacity": {"pools": [{"name": "a", "capacityType": "Spot"}, {"name": "b"}]}},

@@ -93,6 +93,15 @@ class Objects:
         """Wait until a resource is ready at a generation, at least the newest that was seen, and nothing is under way."""
         return await self.until(f"{name} ready", lambda: self._settled(name, generation), seconds)
 
+    async def told(self, name: str, type_: str, reason: str, seconds: float = PATIENCE_SECONDS) -> Manifest:
+        """Wait until a condition of a resource has a reason, and return the condition."""
+
+        def found() -> Manifest | None:
+            entry = condition(self.get(RESOURCE, name), type_)
+            return entry if entry.get("reason") == reason else None
+
+        return await self.until(f"{type_} of {name} with reason {reason}", found, seconds)
+
     def seen_at(self, kind: str, name: str, holds: Callable[[Change], bool]) -> float:
         """Return when a change was seen first that is as wanted; raises StopIteration if none was."""
         return next(change.at for change in self.changes if (change.kind, change.name) == (kind, name) and holds(change))

@@ -74,12 +74,7 @@ async def test_a_suspended_resource_is_left_alone_until_it_goes_on(operator: Ope
     await quick.objects.settled(NAME)
     pods = {pod["metadata"]["uid"] for pod in quick.objects.all("Pod")}
     await quick.patch(RESOURCE, NAME, {"spec": {"suspend": True}})
-
-    def has_reason() -> Manifest | None:
-        found = condition(quick.objects.get(RESOURCE, NAME), "Ready")
-        return found if found.get("reason") == Reason.SUSPENDED else None
-
-    ready = await quick.objects.until("Ready says that it is suspended", has_reason)
+    ready = await quick.objects.told(NAME, "Ready", Reason.SUSPENDED)
     assert ready["status"] == "Unknown"
     before = await quiet(operator)
     await quick.delete("Service", NAME)
@@ -160,12 +155,7 @@ def own_documents(quick: QuickNamespace) -> list[Manifest]:
 async def test_a_write_that_is_forbidden_is_told_and_done_once_it_is_allowed(operator: Operated, quick: QuickNamespace) -> None:
     ban = operator.proxy.rules.add(Rule("apply", "deployments", namespace=quick.name, action=Status(403)))
     await quick.apply(document())
-
-    def told() -> Manifest | None:
-        found = condition(quick.objects.get(RESOURCE, NAME), "Ready")
-        return found if found.get("reason") == Reason.API_REFUSED else None
-
-    ready = await quick.objects.until("Ready with reason ApiRefused", told)
+    ready = await quick.objects.told(NAME, "Ready", Reason.API_REFUSED)
     assert ready["message"].startswith("apply of Deployment ")
     assert "403" in ready["message"]
     live = quick.objects.get(RESOURCE, NAME)

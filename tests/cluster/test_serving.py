@@ -65,13 +65,7 @@ class Served:
         return await self.objects.settled(NAME, seconds=START_SECONDS)
 
     async def told(self, type_: str, reason: Reason) -> Manifest:
-        """Wait until a condition has a reason."""
-
-        def found() -> Manifest | None:
-            entry = condition(self.objects.get(RESOURCE, NAME), type_)
-            return entry if entry.get("reason") == reason else None
-
-        return await self.objects.until(f"{type_} with reason {reason}", found, START_SECONDS)
+        return await self.objects.told(NAME, type_, reason, START_SECONDS)
 
     def load(self, clients: int) -> Load:
         return Load(self.addresses, recordings(), clients)
@@ -138,6 +132,7 @@ async def served_in(parts: Parts, folder: Path) -> AsyncIterator[Served]:
 
     await asyncio.to_thread(prepare)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(parts.kubectl, "delete", f"node/{NODE}")  # what comes next brings its own
         bridge = await stack.enter_async_context(PodBridge(plane.kubeconfig, folder / "pods", namespace=NAMESPACE))
         objects = await stack.enter_async_context(Objects(parts.api, NAMESPACE))
         operator = await asyncio.to_thread(OperatorProcess, plane)
@@ -156,7 +151,6 @@ async def served_in(parts: Parts, folder: Path) -> AsyncIterator[Served]:
         bridge.check()
         await parts.kubectl("delete", f"td/{NAME}", f"--namespace={NAMESPACE}")
         await objects.until("no pod left", lambda: not objects.all("Pod"))
-    await parts.kubectl("delete", f"node/{NODE}")  # what comes next brings its own
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

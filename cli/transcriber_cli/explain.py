@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import fields
+from datetime import datetime
 from http.client import HTTPConnection, HTTPException, InvalidURL
 from pathlib import Path
 from typing import Annotated, Final
@@ -17,9 +19,11 @@ from transcriber_api.conditions import Condition
 from transcriber_api.status import Status
 from transcriber_cli.console import CommandError, expected_errors, write_result
 from transcriber_operator.debug import Explanation
+from transcriber_operator.decide.autoscale import Terms
 from transcriber_operator.decide.decision import Decision
-from transcriber_operator.decide.observed import Manifest
+from transcriber_operator.decide.observed import Manifest, Observed
 from transcriber_operator.decide.pipeline import decide
+from transcriber_operator.decide.scaling_memory import Decided
 
 ANSWER_SECONDS: Final = 10.0
 ADDRESS: Final = "127.0.0.1:8082"
@@ -118,9 +122,14 @@ def _show(console: Console, explanation: Explanation) -> None:
         f"decided {explanation.now:%Y-%m-%d %H:%M:%S %Z}, {explanation.pass_seconds:.2f} s in all",
         markup=False,
     )
-    console.print(
-        _table("Seen", ("Kind", "Name", "State"), map(_seen, (*explanation.observed.children, *explanation.observed.pods)))
-    )
+    console.print(_table("Seen", ("Kind", "Name", "State"), map(_seen, _objects(explanation.observed))))
+    seen = explanation.observed
+    if seen.loads or seen.load_failures:
+        console.print(_table("Load", ("Source", "Queued s", "In flight s", "Slots", "As of"), _loads(seen, explanation.now)))
+    memory = decision.memory
+    if memory is not None and memory.decisions:
+        console.print(_table("Terms of the scaling decision", ("Term", "Value"), _terms(memory.decisions[-1].terms)))
+        console.print(_table("Scaling decisions", ("Since", "Replicas", "Cause", "Why"), map(_decided, memory.decisions)))
     console.print(_table("Conditions", ("Type", "Status", "Reason", "Message"), map(_condition, _conditions(resource, decision))))
     console.print(_table("Writes", ("Write", "Kind", "Name", "As"), _writes(decision)))
     if decision.announcements:
@@ -141,6 +150,10 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) 
     return table
 
 
+def _objects(observed: Observed) -> tuple[Manifest, ...]:
+    return (*observed.children, *observed.nodes.claims, *observed.pods)
+
+
 def _seen(manifest: Manifest) -> tuple[str, str, str]:
     return manifest["kind"], manifest["metadata"]["name"], _state(manifest, manifest.get("status") or {})
 
@@ -157,8 +170,35 @@ def _state(manifest: Manifest, status: Manifest) -> str:
             ready = any(entry["type"] == "Ready" and entry["status"] == "True" for entry in status.get("conditions") or ())
             node = (manifest.get("spec") or {}).get("nodeName")
             return f"{status.get('phase', 'Unknown')}{', ready' if ready else ''}{f' on {node}' if node else ''}{ending}"
+        case "NodeClaim":
+            stages = [entry["type"] for entry in status.get("conditions") or () if entry["status"] == "True"]
+            stage = next((stage for stage in ("Initialized", "Registered", "Launched") if stage in stages), "ordered")
+            node = status.get("nodeName")
+            return f"{stage.lower()}{f', node {node}' if node else ''}{ending}"
         case _:
             return f"exists{ending}"
+
+
+def _loads(observed: Observed, now: datetime) -> Iterable[tuple[str, ...]]:
+    for sample in observed.loads:
+        figures = (f"{sample.queued_audio_seconds:.1f}", f"{sample.in_flight_audio_seconds:.1f}", f"{sample.active_slots:.0f}")
+        yield sample.source, *figures, f"{(now - sample.at).total_seconds():.1f} s ago"
+    for failure in observed.load_failures:
+        yield failure.source, "", "", "", failure.message
+
+
+def _terms(terms: Terms) -> Iterable[tuple[str, str]]:
+    for field in fields(terms):
+        value = getattr(terms, field.name)
+        shown = (
+            "not known" if value is None else f"{value:,.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+        )
+        yield field.name.replace("_", " "), shown
+
+
+def _decided(decided: Decided) -> tuple[str, ...]:
+    replicas = ", ".join(f"{pool} {count}" for pool, count in decided.replicas.items())
+    return f"{decided.at:%m-%d %H:%M:%S}", replicas, decided.cause.value, decided.sentence
 
 
 def _conditions(resource: Manifest, decision: Decision) -> tuple[Condition, ...]:
@@ -180,5 +220,7 @@ def _writes(decision: Decision) -> Iterable[tuple[str, ...]]:
         yield "apply", apply.manifest["kind"], apply.manifest["metadata"]["name"], apply.manager
     for prune in decision.prune:
         yield "delete", prune.key.kind, prune.key.name, f"uid {prune.uid}"
+    for pod in decision.pod_deletes:
+        yield "delete", "Pod", pod.name, f"uid {pod.uid}, {pod.grace_seconds} s of grace"
     if decision.status is not None:
         yield "apply", "status", "", "transcriber-status"

@@ -1,9 +1,9 @@
 """Events: one for each condition that turned, never for one that stayed."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from transcriber_api.conditions import Condition, ConditionType, Reason
+from transcriber_api.status import ScalingStatus, Status
 from transcriber_operator.decide.decision import Announcement
 
 BY_VALUE: Final = {reason.value: reason for reason in Reason}
@@ -22,15 +22,27 @@ NORMAL: Final = frozenset(
         Reason.SCALED_TO_ZERO,
         Reason.ROLLING_OUT,
         Reason.EXTERNALLY_SCALED,
+        Reason.SCALED,
     }
 )
 
 
-def announcements(previous: Sequence[Condition], current: Sequence[Condition]) -> tuple[Announcement, ...]:
-    """Return an Event for each condition whose status or reason changed; what several conditions say alike is said once."""
-    before = {condition.type: condition for condition in previous}
-    news = [condition for condition in current if _is_news(before.get(condition.type), condition)]
-    return tuple({(condition.reason, condition.message): _announcement(condition) for condition in news}.values())
+def announcements(previous: Status, current: Status) -> tuple[Announcement, ...]:
+    """Return an Event for each condition whose status or reason changed, and for a new number of replicas.
+
+    What several conditions say alike is said once.
+    """
+    before = {condition.type: condition for condition in previous.conditions}
+    news = [condition for condition in current.conditions if _is_news(before.get(condition.type), condition)]
+    told = {(condition.reason, condition.message): _announcement(condition) for condition in news}
+    return (*told.values(), *_scaled(previous.scaling, current.scaling))
+
+
+def _scaled(previous: ScalingStatus | None, current: ScalingStatus | None) -> tuple[Announcement, ...]:
+    before, now = previous.desired if previous else None, current.desired if current else None
+    if now is None or current is None or now == (before or 0):
+        return ()
+    return (Announcement(type="Normal", reason=Reason.SCALED, message=f"{now} replicas, {before or 0} before. {current.reason}"),)
 
 
 def _announcement(condition: Condition) -> Announcement:

@@ -5,9 +5,9 @@ from typing import Final, Literal
 
 from transcriber_api.conditions import ConditionType, Observation, Reason
 from transcriber_operator.decide.problem import Problem
-from transcriber_operator.decide.replicas import Wanted
 from transcriber_operator.decide.repository import Repository
 from transcriber_operator.decide.rollout import Serving
+from transcriber_operator.decide.scaling_report import Wanted
 
 # Where nothing serves for one of these, nothing will until someone acts; a failed build says so itself.
 NEEDS_ACTION: Final = frozenset(
@@ -34,6 +34,7 @@ class Facts:
     serving: Serving
     replica_writers: frozenset[str] = frozenset()  # others who write the replicas of our Deployments
     is_suspended: bool = False
+    is_full: bool = False  # every pool is at maxNodes, and more is wanted
 
 
 def observations(facts: Facts) -> tuple[Observation, ...]:
@@ -45,15 +46,15 @@ def observations(facts: Facts) -> tuple[Observation, ...]:
     return (*parts, *_kstatus(facts, ready))
 
 
-def refused(message: str, ready_replicas: int) -> tuple[Observation, ...]:
+def refused(reason: Reason, message: str, ready_replicas: int) -> tuple[Observation, ...]:
     """Return the conditions of a resource whose spec cannot be acted on: what runs goes on."""
     serves: Truth = "True" if ready_replicas else "False"
     unchanged = f"Replicas of an earlier spec serve on (ready: {ready_replicas}); correct the spec to change them."
     return (
-        Observation(ConditionType.READY, "False", Reason.SPEC_INVALID, message),
-        Observation(ConditionType.SPEC_VALID, "False", Reason.SPEC_INVALID, message),
-        Observation(ConditionType.SERVING_AVAILABLE, serves, Reason.SPEC_INVALID, unchanged),
-        Observation(ConditionType.STALLED, "True", Reason.SPEC_INVALID, message),
+        Observation(ConditionType.READY, "False", reason, message),
+        Observation(ConditionType.SPEC_VALID, "False", reason, message),
+        Observation(ConditionType.SERVING_AVAILABLE, serves, reason, unchanged),
+        Observation(ConditionType.STALLED, "True", reason, message),
     )
 
 
@@ -101,7 +102,7 @@ def _serving_problem(facts: Facts) -> Problem | None:
 
 def _capacity_available(facts: Facts) -> Observation:
     serving, type_ = facts.serving, ConditionType.CAPACITY_AVAILABLE
-    if serving.wanted < facts.wanted.replicas:
+    if facts.is_full:
         message = f"The pools take {serving.wanted} of {facts.wanted.replicas} replicas; raise maxNodes or add a pool."
         return Observation(type_, "False", Reason.NODE_LIMIT_REACHED, message)
     if serving.capacity:

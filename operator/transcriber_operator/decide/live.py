@@ -65,8 +65,10 @@ def key_of(manifest: Manifest) -> Key:
 
 
 def owner_uids(manifest: Manifest) -> frozenset[str]:
-    """Return the UIDs of an object's owners."""
-    return frozenset(owner["uid"] for owner in manifest["metadata"].get("ownerReferences", ()))
+    """Return the UIDs of an object's owners; one of no namespace, which nothing namespaced can own, has its owner as a label."""
+    labelled = label(manifest, names.OWNER_UID_LABEL)
+    owners = frozenset(owner["uid"] for owner in manifest["metadata"].get("ownerReferences", ()))
+    return owners or (frozenset({labelled}) if labelled else frozenset())
 
 
 def label(manifest: Manifest, name: str) -> str | None:

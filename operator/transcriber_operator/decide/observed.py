@@ -3,11 +3,12 @@
 A dumped `Observed` and a time reproduce a decision; that is the form of a bug report, and what `transcriber explain` replays.
 """
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
 
-Manifest = dict[str, Any]
+from transcriber_operator.decide.scaling_memory import ScalingMemory
+from transcriber_operator.decide.sources import LoadFailure, LoadSample, Manifest, NodeEvent, Nodes
+
+__all__ = ["BuildProgress", "Installation", "LoadFailure", "LoadSample", "Manifest", "NodeEvent", "Nodes", "Observed"]
 
 
 class _Frozen(BaseModel):
@@ -20,6 +21,7 @@ class Installation(_Frozen):
     serving_image: str  # for resources that name none
     namespace: str  # the operator's own: its pods may reach the pods' metrics
     https_hosts: tuple[str, ...] = ()  # that https:// sources may name
+    scaling_url: str | None = None  # where KEDA reaches the operator's metrics server
 
 
 class BuildProgress(_Frozen):
@@ -40,3 +42,7 @@ class Observed(_Frozen):
     children: tuple[Manifest, ...] = ()  # by label; every kind that render makes
     pods: tuple[Manifest, ...] = ()  # of the children
     build_progress: BuildProgress | None = None
+    loads: tuple[LoadSample, ...] = ()  # of replicas that serve, and of queues in front of them
+    load_failures: tuple[LoadFailure, ...] = ()
+    nodes: Nodes = Nodes()
+    memory: ScalingMemory | None = None  # what the pass before handed on; None: the operator has just started

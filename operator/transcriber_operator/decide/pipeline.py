@@ -5,28 +5,32 @@ followed by another one.
 """
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
-from transcriber_api.conditions import Observation, merge
+from transcriber_api.conditions import Observation, Reason, merge
 from transcriber_api.document import field_path
 from transcriber_api.status import Status
-from transcriber_api.v1alpha1 import TranscriberDeployment
+from transcriber_api.v1alpha1 import Spec, TranscriberDeployment
+from transcriber_operator.decide import schedules
 from transcriber_operator.decide.announcements import announcements
 from transcriber_operator.decide.applied import needs_apply
 from transcriber_operator.decide.conditions import Facts, observations, refused
-from transcriber_operator.decide.decision import Apply, Decision, Prune
+from transcriber_operator.decide.decision import Apply, Decision
+from transcriber_operator.decide.evictions import deletion_costs, pod_deletes_of
 from transcriber_operator.decide.live import Live, count, is_ending, live_state
+from transcriber_operator.decide.nodes import provisioning_problem
 from transcriber_operator.decide.observed import Manifest, Observed
-from transcriber_operator.decide.pools import allot
-from transcriber_operator.decide.problem import shortened
+from transcriber_operator.decide.problem import Problem, shortened
 from transcriber_operator.decide.prune import decide_prunes
-from transcriber_operator.decide.replicas import wanted_replicas
 from transcriber_operator.decide.repository import Repository, decide_repository
 from transcriber_operator.decide.rollout import Serving, serving_state
+from transcriber_operator.decide.scaling import Scaling, decide_scaling
+from transcriber_operator.decide.scaling_report import figures, wanted_of
 from transcriber_operator.decide.serving import decide_serving
 from transcriber_operator.decide.status import previous_status, refused_status, status_of
+from transcriber_operator.render import fit
 from transcriber_operator.render.children import children, foundations
 from transcriber_operator.render.context import Context
 
@@ -43,67 +47,81 @@ def decide(observed: Observed, now: datetime) -> Decision:
     try:
         context = _context(observed)
     except ValidationError as error:
-        return _refuse(resource, live, error, now)
+        problems = (f"{field_path(tuple(problem['loc']))}: {problem['msg']}" for problem in error.errors(include_url=False))
+        message = f"{shortened('; '.join(problems), 2000)}; correct the spec."
+        return _refuse(resource, live, Problem(Reason.SPEC_INVALID, message), now)
+    objection = objection_to(context.spec)
+    if objection:
+        return _refuse(resource, live, objection, now)
     return _reconcile(context, observed, live, now)
+
+
+def objection_to(spec: Spec) -> Problem | None:
+    """Return why a spec whose every field is valid still cannot be acted on."""
+    unfit = fit.unfit(spec)
+    if unfit:
+        return Problem(Reason.MODEL_DOES_NOT_FIT, unfit)
+    unreadable = schedules.unreadable(spec.scaling.schedules)
+    return Problem(Reason.SPEC_INVALID, f"spec.scaling.schedules: {unreadable}; correct the spec.") if unreadable else None
 
 
 def _reconcile(context: Context, observed: Observed, live: Live, now: datetime) -> Decision:
     spec, previous = context.spec, previous_status(observed.resource)
     repository = decide_repository(context, live, observed.build_progress, now)
-    wanted = wanted_replicas(spec)
-    allotted = allot(spec.capacity.pools, wanted.replicas)
+    scaling = decide_scaling(context, observed, live, previous, now)
+    wanted = wanted_of(spec, scaling)
     digest = repository.digest if context.claim else None  # pods that build for themselves find out by themselves
-    plan = decide_serving(context, live, digest, allotted)
+    plan = decide_serving(context, live, digest, scaling.allotted)
     asked = children(context, digest, plan.kept)
     prunes = (*repository.prunes, *decide_prunes(live, asked, repository.retained_keys, plan.staying_pools))
     missing = tuple(Apply(manifest=manifest) for manifest in foundations(context) if needs_apply(manifest, live))
-    applies = (*missing, *repository.applies, *plan.applies)
+    marks = deletion_costs(context, scaling.fleets, plan.kept, observed.loads)
+    applies = (*missing, *repository.applies, *marks, *plan.applies)
+    pod_deletes = pod_deletes_of(context, scaling.fleets, now)
     details = (
         *repository.details,
         wanted.sentence,
+        *scaling.allotment.sentences,
+        *fit.left_out(spec),
         *plan.details,
+        *(f"Pod {pod.name} is on a node that is being taken back; it has {pod.grace_seconds} s." for pod in pod_deletes),
         *(f"{prune.key.kind} {prune.key.name} goes." for prune in prunes),
     )
     if spec.suspend:
-        applies, prunes, details = (), (), ("spec.suspend is true: nothing but the status is written.",)
-    serving = serving_state(context, live, allotted, plan.changed, now)
-    facts = Facts(repository, wanted, serving, plan.replica_writers, spec.suspend)
+        applies, prunes, pod_deletes, details = (), (), (), ("spec.suspend is true: nothing but the status is written.",)
+    serving = serving_state(context, live, scaling, plan.changed, provisioning_problem(context, observed.nodes), now)
+    facts = Facts(repository, wanted, serving, plan.replica_writers, spec.suspend, scaling.allotment.is_full)
     generation = _generation(observed.resource)
     conditions = merge(previous.conditions, observations(facts), generation, now)
-    status = status_of(context, live, facts, previous, generation, conditions)
-    return _decision(applies, prunes, previous, status, _requeue(repository, serving, now), details)
-
-
-def _refuse(resource: Manifest, live: Live, error: ValidationError, now: datetime) -> Decision:
-    """A spec that cannot be read changes nothing; the API server refuses such a spec unless its rules are older than ours."""
-    problems = (f"{field_path(tuple(problem['loc']))}: {problem['msg']}" for problem in error.errors(include_url=False))
-    message = f"{shortened('; '.join(problems), 2000)}; correct the spec."
-    ready = sum(count(child, "readyReplicas") for child in live.of_kind("Deployment"))
-    previous = previous_status(resource)
-    found: tuple[Observation, ...] = refused(message, ready)
-    conditions = merge(previous.conditions, found, _generation(resource), now)
-    status = refused_status(previous, _generation(resource), conditions)
-    return _decision((), (), previous, status, None, (message,))
-
-
-def _decision(
-    applies: tuple[Apply, ...],
-    prunes: tuple[Prune, ...],
-    previous: Status,
-    status: Status,
-    requeue_after_seconds: float | None,
-    details: tuple[str, ...],
-) -> Decision:
-    if status == previous:
-        return Decision(apply=applies, prune=prunes, requeue_after_seconds=requeue_after_seconds, details=details)
+    status = status_of(context, live, facts, scaling, previous, generation, conditions)
     return Decision(
         apply=applies,
         prune=prunes,
-        status=status,
-        announcements=announcements(previous.conditions, status.conditions),
-        requeue_after_seconds=requeue_after_seconds,
+        pod_deletes=pod_deletes,
+        requeue_after_seconds=_requeue(repository, serving, scaling, now),
+        memory=scaling.memory,
+        figures=figures(scaling, serving, wanted.replicas),
+        watches_load=not (spec.suspend or scaling.is_idle),
         details=details,
+        **_news(previous, status),
     )
+
+
+def _refuse(resource: Manifest, live: Live, problem: Problem, now: datetime) -> Decision:
+    """A spec that cannot be acted on changes nothing; what of it is wrong by itself, the API server refuses already."""
+    ready = sum(count(child, "readyReplicas") for child in live.of_kind("Deployment"))
+    previous = previous_status(resource)
+    found: tuple[Observation, ...] = refused(problem.reason, problem.message, ready)
+    conditions = merge(previous.conditions, found, _generation(resource), now)
+    status = refused_status(previous, _generation(resource), conditions)
+    return Decision(details=(problem.message,), **_news(previous, status))
+
+
+def _news(previous: Status, status: Status) -> dict[str, Any]:
+    """What a decision says of a status: nothing where it is as it was."""
+    if status == previous:
+        return {}
+    return {"status": status, "announcements": announcements(previous, status)}
 
 
 def _context(observed: Observed) -> Context:
@@ -120,13 +138,17 @@ def _context(observed: Observed) -> Context:
         default_image=installation.serving_image,
         operator_namespace=installation.namespace,
         https_hosts=installation.https_hosts,
+        scaling_url=installation.scaling_url,
     )
 
 
-def _requeue(repository: Repository, serving: Serving, now: datetime) -> float | None:
+def _requeue(repository: Repository, serving: Serving, scaling: Scaling, now: datetime) -> float | None:
     """When to look again without an event: at a running build for its progress, and when time alone may change something."""
     state = repository.state
-    seconds = [max((at - now).total_seconds(), 1.0) for at in (state.retry_at, state.look_again_at, serving.look_again_at) if at]
+    times = (state.retry_at, state.look_again_at, serving.look_again_at, scaling.schedule.changes_at)
+    seconds = [max((at - now).total_seconds(), 1.0) for at in times if at]
+    if scaling.allotment.changes_at_seconds is not None:
+        seconds.append(max(scaling.allotment.changes_at_seconds - now.timestamp(), 1.0))
     if state.phase == "Running":
         seconds.append(PROGRESS_SECONDS)
     return min(seconds, default=None)

@@ -10,7 +10,17 @@ from transcriber_operator.decide.observed import Manifest
 from transcriber_operator.render import names
 
 # The kinds that render makes; whatever else bears our labels and owner is left alone.
-KINDS: Final = ("Deployment", "PodDisruptionBudget", "Job", "Service", "NetworkPolicy", "ConfigMap")
+KINDS: Final = (
+    "HorizontalPodAutoscaler",
+    "ScaledObject",
+    "Deployment",
+    "PodDisruptionBudget",
+    "Job",
+    "Service",
+    "NetworkPolicy",
+    "ConfigMap",
+    "NodePool",
+)
 
 
 def decide_prunes(live: Live, asked: Iterable[Manifest], retained_keys: frozenset[str], pools: frozenset[str]) -> tuple[Prune, ...]:

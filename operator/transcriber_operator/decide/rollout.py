@@ -1,6 +1,6 @@
 """How the replicas of the pools are: which run, which are new, and what keeps them from serving."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -10,9 +10,11 @@ from transcriber_api.conditions import Reason
 from transcriber_operator.decide import pods
 from transcriber_operator.decide.live import Live, condition, count, is_ending, label, timestamp
 from transcriber_operator.decide.observed import Manifest
-from transcriber_operator.decide.problem import Problem
+from transcriber_operator.decide.problem import Problem, shortened
+from transcriber_operator.decide.scaling import NO_FLEET, Scaling
 from transcriber_operator.render import names
 from transcriber_operator.render.context import Context
+from transcriber_operator.render.node_pool import preflight
 from transcriber_operator.render.serving import EXPORTER, TRITON
 
 # What an SRE should read first where several replicas fail in different ways.
@@ -103,11 +105,16 @@ class Serving:
         return worst(found)
 
 
-def serving_state(context: Context, live: Live, wanted: Mapping[str, int], changed: frozenset[str], now: datetime) -> Serving:
-    """Read the replicas of every pool; `changed` are the pools whose Deployment this pass writes anew."""
+def serving_state(
+    context: Context, live: Live, scaling: Scaling, changed: frozenset[str], provisioning: Problem | None, now: datetime
+) -> Serving:
+    """Read the replicas of every pool.
+
+    `changed` are the pools whose Deployment this pass writes anew; `provisioning` is why no node can come to any.
+    """
     deployments = {name: child for child in live.of_kind("Deployment") if (name := label(child, names.POOL_LABEL))}
     pools = tuple(
-        _pool_state(context, pool, wanted[pool.name], deployments.get(pool.name), live, pool.name in changed, now)
+        _pool_state(context, pool, scaling, deployments.get(pool.name), live, pool.name in changed, provisioning, now)
         for pool in context.spec.capacity.pools
     )
     known = {pool.name for pool in context.spec.capacity.pools}
@@ -126,7 +133,14 @@ def worst(problems: Sequence[Problem]) -> Problem | None:
 
 
 def _pool_state(
-    context: Context, pool: Pool, wanted: int, deployment: Manifest | None, live: Live, is_changed: bool, now: datetime
+    context: Context,
+    pool: Pool,
+    scaling: Scaling,
+    deployment: Manifest | None,
+    live: Live,
+    is_changed: bool,
+    provisioning: Problem | None,
+    now: datetime,
 ) -> PoolState:
     ours = [
         pod
@@ -144,14 +158,14 @@ def _pool_state(
     existing = count(deployment, "replicas")
     return PoolState(
         pool.name,
-        wanted,
+        scaling.allotted[pool.name],
         existing=existing,
         ready=count(deployment, "readyReplicas"),
         nodes=len({node for pod in ours if (node := pod.get("spec", {}).get("nodeName"))}),
         is_rolled_out=seen and not is_changed and existing == count(deployment, "updatedReplicas"),
         is_stuck=seen and not is_changed and progress is not None and progress.get("reason") == "ProgressDeadlineExceeded",
         problem=worst(failing),
-        capacity=_capacity(context, pool, waiting[0][1], is_late=now >= late_at) if waiting else None,
+        capacity=_capacity(context, pool, scaling, waiting[0][1] if waiting else None, provisioning, is_late=now >= late_at),
         look_again_at=late_at if waiting and now < late_at else None,
     )
 
@@ -166,11 +180,32 @@ def _unscheduled_since(pod: Manifest) -> datetime:
     return since or LONG_AGO
 
 
-def _capacity(context: Context, pool: Pool, found: Problem, *, is_late: bool) -> Problem:
-    """With Karpenter a pod without node is a node that was ordered and is not there yet."""
-    if context.spec.capacity.provisioner != "Karpenter":
+def _capacity(
+    context: Context, pool: Pool, scaling: Scaling, found: Problem | None, provisioning: Problem | None, *, is_late: bool
+) -> Problem | None:
+    """Why a pool has fewer nodes than it should; `found` is what the scheduler says of a pod without one.
+
+    With Karpenter a pod without node is a node that was ordered and is not there yet.
+    """
+    lost = scaling.fleets.get(pool.name, NO_FLEET).lost
+    if lost:
+        message = f"Nodes of pool {pool.name} are being taken back; replacements are ordered."
+        return Problem(Reason.INTERRUPTED, message, needs_action=False)
+    if found is None or context.spec.capacity.provisioner != "Karpenter":
         return found
-    if pool.capacity_type == "Spot":
+    impossible = preflight(pool, context.spec)
+    if provisioning or impossible:
+        return provisioning or Problem(Reason.NO_INSTANCE_TYPE, str(impossible))
+    is_spot = pool.capacity_type == "Spot"
+    if is_spot and scaling.allotment.fallen_back:
+        message = f"On-demand nodes stand in for spot nodes of pool {pool.name} that do not come."
+        return Problem(Reason.FALLEN_BACK, message, needs_action=False)
+    refused = scaling.refusals[pool.name]
+    if refused:
+        said = shortened(refused[-1].message, 300)
+        message = f"The cloud has no node for pool {pool.name}: {said}; add gpus, zones or another pool."
+        return Problem(Reason.INSUFFICIENT_CAPACITY, message, needs_action=False)
+    if is_spot:
         message = f"Pool {pool.name} waits for spot nodes; add gpus, zones or an OnDemand pool if none come."
         return Problem(Reason.WAITING_FOR_SPOT_CAPACITY, message, needs_action=False)
     if not is_late:

@@ -7,12 +7,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from transcriber_api.conditions import Condition
-from transcriber_api.status import Endpoints, PoolStatus, RepositoryStatus, ScalingStatus, Status
+from transcriber_api.status import Endpoints, RepositoryStatus, Status
 from transcriber_operator.decide import pods
+from transcriber_operator.decide import scaling_report as report
 from transcriber_operator.decide.conditions import Facts
 from transcriber_operator.decide.live import Live, annotation
 from transcriber_operator.decide.observed import Manifest
 from transcriber_operator.decide.results import Built, read_published
+from transcriber_operator.decide.scaling import Scaling
 from transcriber_operator.render import build, names
 from transcriber_operator.render.context import Context
 from transcriber_operator.render.services import grpc_endpoint, metrics_endpoint
@@ -27,10 +29,16 @@ def previous_status(resource: Manifest) -> Status:
 
 
 def status_of(
-    context: Context, live: Live, facts: Facts, previous: Status, generation: int, conditions: tuple[Condition, ...]
+    context: Context,
+    live: Live,
+    facts: Facts,
+    scaling: Scaling,
+    previous: Status,
+    generation: int,
+    conditions: tuple[Condition, ...],
 ) -> Status:
     """Return the full status."""
-    serving = facts.serving
+    serving, wanted = facts.serving, facts.wanted
     return Status(
         observed_generation=generation,
         conditions=conditions,
@@ -42,11 +50,11 @@ def status_of(
         selector=names.selector_text(context),
         endpoints=Endpoints(grpc=grpc_endpoint(context), metrics=metrics_endpoint(context)),
         repository=_repository(live, facts, previous.repository),
-        pools=tuple(
-            PoolStatus(name=pool.name, desired=pool.wanted, ready=pool.ready, nodes=pool.nodes, reason=pool.reason)
-            for pool in serving.pools
-        ),
-        scaling=ScalingStatus(desired=facts.wanted.replicas, reason=facts.wanted.sentence),
+        pools=report.pool_statuses(scaling, serving, context, previous),
+        scaling=report.scaling_status(scaling, wanted.replicas, wanted.sentence, previous.scaling),
+        speculation=report.speculation_status(scaling, previous.speculation),
+        cost=report.cost_status(scaling, previous.cost),
+        cold_starts=report.cold_starts(scaling, previous.cold_starts),
     )
 
 

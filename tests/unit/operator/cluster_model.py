@@ -14,9 +14,10 @@ from typing import Any
 
 from transcriber_api.status import Status
 from transcriber_api.v1alpha1 import API_VERSION, KIND
-from transcriber_operator.decide.decision import Apply, Decision, Key, Prune
+from transcriber_operator.decide.decision import Apply, Decision, Key, PodDelete, Prune
 from transcriber_operator.decide.live import key_of, replicas_owners
-from transcriber_operator.decide.observed import BuildProgress, Installation, Observed
+from transcriber_operator.decide.observed import BuildProgress, Installation, LoadSample, Nodes, Observed
+from transcriber_operator.decide.scaling_memory import ScalingMemory
 from transcriber_operator.render import names
 
 Manifest = dict[str, Any]
@@ -24,6 +25,7 @@ INSTALLATION = Installation(serving_image="images.example.com/serving:1", namesp
 Decide = Callable[[Observed, datetime], Decision]
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 TICK = timedelta(seconds=10)
+LULL = timedelta(minutes=20)  # longer than anything that only time changes takes
 
 
 def digest_of(document: str) -> str:
@@ -47,6 +49,9 @@ class Cluster:
     installation: Installation = INSTALLATION
     now: datetime = START
     progress: BuildProgress | None = None
+    load: Callable[[Manifest, datetime], LoadSample | None] = lambda pod, now: idle(pod, now)
+    nodes: Nodes = Nodes()
+    memory: ScalingMemory | None = None
     children: dict[Key, Manifest] = field(default_factory=dict)
     pods: dict[str, Manifest] = field(default_factory=dict)
     created: list[Key] = field(default_factory=list)
@@ -88,6 +93,9 @@ class Cluster:
             children=tuple(self.children[key] for key in sorted(self.children)),
             pods=tuple(self.pods[name] for name in sorted(self.pods)),
             build_progress=self.progress,
+            loads=tuple(sample for pod in self._serving() if (sample := self.load(pod, self.now))),
+            nodes=self.nodes,
+            memory=self.memory,
         )
         return Observed.model_validate_json(found.model_dump_json())
 
@@ -100,15 +108,18 @@ class Cluster:
     # The operator's side.
 
     def execute(self, decision: Decision, at_most: int | None = None) -> bool:
-        """Do the writes of a decision in order; False where `at_most` cut them short."""
+        """Do the writes of a decision in order; False where `at_most` cut them short, as a restart does, which forgets."""
         steps: list[Callable[[], None]] = [
             *(lambda apply=apply: self.apply(apply) for apply in decision.apply),
             *(lambda prune=prune: self.prune(prune) for prune in decision.prune),
+            *(lambda deleted=deleted: self.delete_pod(deleted) for deleted in decision.pod_deletes),
         ]
+        self.memory = decision.memory or self.memory
         if decision.status is not None:
             steps.append(lambda status=decision.status: self.write_status(status))
         for done, step in enumerate(steps):
             if at_most is not None and done >= at_most:
+                self.memory = None
                 return False
             step()
             self.writes += 1
@@ -118,15 +129,23 @@ class Cluster:
     def write_status(self, status: Status) -> None:
         self.status = json.loads(status.model_dump_json(by_alias=True, exclude_none=True))
 
+    def delete_pod(self, deleted: PodDelete) -> None:
+        """Delete a pod with a UID precondition."""
+        assert self.pods[deleted.name]["metadata"]["uid"] == deleted.uid, f"{deleted.name} is another pod"
+        del self.pods[deleted.name]
+
     def apply(self, apply: Apply) -> None:
         """Server-side apply with force."""
+        if apply.manifest["kind"] == "Pod":
+            return self._mark(apply.manifest)
         manifest, key = copy.deepcopy(apply.manifest), key_of(apply.manifest)
         live = self.children.get(key)
         given_uid = manifest["metadata"].pop("uid", None)
         assert given_uid is None or (live is not None and live["metadata"]["uid"] == given_uid), f"{key} is another object"
         owned = self._applied.setdefault(key, {})
         if live is None:
-            assert "ownerReferences" in manifest["metadata"], f"{key} would be made without an owner"
+            has_owner = "ownerReferences" in manifest["metadata"] or names.OWNER_UID_LABEL in manifest["metadata"]["labels"]
+            assert has_owner, f"{key} would be made without an owner"
             self.created.append(key)
             live = {"metadata": {"uid": self._new_uid(), "generation": 0, "creationTimestamp": _text(self.now)}}
         elif key.kind == "Job" and apply.manager == "transcriber-controller":
@@ -159,6 +178,16 @@ class Cluster:
         self._applied.pop(key, None)
         self.deleted.append(key)
         self.pods = {name: pod for name, pod in self.pods.items() if pod["metadata"]["ownerReferences"][0]["uid"] != uid}
+
+    def _mark(self, manifest: Manifest) -> None:
+        pod = self.pods[manifest["metadata"]["name"]]["metadata"]
+        assert pod["uid"] == manifest["metadata"]["uid"], f"{pod['name']} is another pod"
+        pod["annotations"].pop(names.DELETION_COST_ANNOTATION, None)
+        pod["annotations"] |= manifest["metadata"].get("annotations", {})
+
+    def _serving(self) -> list[Manifest]:
+        pods = (pod for pod in self.pods.values() if pod["metadata"]["labels"][names.COMPONENT_LABEL] == names.SERVING)
+        return [pod for pod in pods if _is_ready(pod)]
 
     # The controllers' side.
 
@@ -200,7 +229,7 @@ class Cluster:
         ready = [pod for pod in new if _is_ready(pod)]
         for pod in old[: max(len(ready) + len(old) - wanted, 0)] or (old if not wanted else []):
             del self.pods[pod["metadata"]["name"]]
-        for pod in sorted(new, key=_is_ready)[: max(len(new) - wanted, 0)]:
+        for pod in sorted(new, key=_keep_order)[: max(len(new) - wanted, 0)]:
             del self.pods[pod["metadata"]["name"]]
         mine = self._pods_of(deployment)
         new = [pod for pod in mine if pod["metadata"]["labels"]["pod-template-hash"] == template]
@@ -245,6 +274,7 @@ class Cluster:
             **template["metadata"],
             "name": name,
             "namespace": "speech",
+            "uid": self._new_uid(),
             "labels": labels,
             "creationTimestamp": _text(self.now),
             "ownerReferences": [{"uid": owner["metadata"]["uid"]}],
@@ -273,8 +303,10 @@ class Cluster:
 def settle(cluster: Cluster, decide: Decide, crash_after: int | None = None, at_most_ticks: int = 60) -> None:
     """Let operator and controllers work until nothing moves; the operator dies once, after `crash_after` writes in all.
 
-    What it did not write then is decided anew by the next pass. Raises AssertionError when it never comes to rest.
+    What it did not write then is decided anew by the next pass. Rest is where not even a lull changes anything. Raises
+    AssertionError when it never comes to rest.
     """
+    is_lull = False
     for _ in range(at_most_ticks):
         before = repr((cluster.children, cluster.pods, cluster.status))
         decision = decide(cluster.observe(), cluster.now)
@@ -282,8 +314,11 @@ def settle(cluster: Cluster, decide: Decide, crash_after: int | None = None, at_
         is_whole = cluster.execute(decision, left)
         crash_after = crash_after if is_whole else None
         cluster.tick()
-        if is_whole and repr((cluster.children, cluster.pods, cluster.status)) == before:
+        is_still = is_whole and repr((cluster.children, cluster.pods, cluster.status)) == before
+        if is_still and is_lull:
             return
+        is_lull = is_still
+        cluster.now += LULL if is_lull else timedelta(0)
     raise AssertionError(f"not at rest after {at_most_ticks} ticks: {cluster.status.get('conditions')}")
 
 
@@ -297,7 +332,11 @@ def end_state(cluster: Cluster) -> Manifest:
 
 
 def _without_identity(value: Any) -> Any:
-    unstable = ("uid", "generation", "creationTimestamp", "completionTime", "lastTransitionTime", "observedGeneration", "builtAt")
+    unstable = (
+        *("uid", "generation", "creationTimestamp", "completionTime", "lastTransitionTime", "observedGeneration", "builtAt"),
+        # What was learnt depends on when what happened.
+        *("scaling", "coldStarts", "leadTimeSeconds", names.OWNER_UID_LABEL),
+    )
     if isinstance(value, dict):
         return {name: _without_identity(each) for name, each in value.items() if name not in (*unstable, "managedFields")}
     return [_without_identity(each) for each in value] if isinstance(value, list) else value
@@ -328,6 +367,16 @@ def _conditions(**states: bool) -> list[Manifest]:
 
 def _is_ready(pod: Manifest) -> bool:
     return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in pod["status"].get("conditions", ()))
+
+
+def _keep_order(pod: Manifest) -> tuple[bool, int]:
+    """The ReplicaSet controller's: pods that are not ready first, then by their deletion cost."""
+    return _is_ready(pod), int(pod["metadata"].get("annotations", {}).get(names.DELETION_COST_ANNOTATION, 0))
+
+
+def idle(pod: Manifest, now: datetime) -> LoadSample:
+    """What a replica without work tells."""
+    return LoadSample(source=pod["metadata"]["name"], at=now, queued_audio_seconds=0.0, in_flight_audio_seconds=0.0)
 
 
 def _hash(template: Manifest) -> str:

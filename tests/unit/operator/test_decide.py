@@ -190,7 +190,7 @@ def test_a_child_that_was_deleted_or_changed_by_hand_is_repaired(kind: str):
 
 def test_turning_points_are_announced_once_and_in_order():
     cluster = settled()
-    assert cluster.events[:2] == ["BuildingRepository", "MetricsStale"]
+    assert cluster.events[:2] == ["BuildingRepository", "Scaled"]
     assert cluster.events.count("Starting") == 1
     events = len(cluster.events)
     cluster.is_healthy = lambda pod: False
@@ -204,7 +204,7 @@ def test_turning_points_are_announced_once_and_in_order():
 def test_a_failure_is_a_warning_and_progress_is_not():
     cluster = Cluster(claim_spec())
     first = decide(cluster.observe(), cluster.now).announcements
-    assert {each.reason.value: each.type for each in first} == {"BuildingRepository": "Normal", "MetricsStale": "Warning"}
+    assert {each.reason.value: each.type for each in first} == {"BuildingRepository": "Normal", "Scaled": "Normal"}
     cluster.build = lambda document: {"exitCode": 1, "message": "crash"}
     seen = []
     for _ in range(8):

@@ -11,7 +11,10 @@ import pytest
 from tests.unit.operator.cluster_model import Cluster, end_state, settle
 from tests.unit.operator.specs import DRAFT, SHA256, TARGET, Manifest, claim_spec
 from transcriber_api.rules import ApiModel
+from transcriber_api.status import ScalingCause, StageName
 from transcriber_api.v1alpha1 import Spec
+from transcriber_operator.decide.autoscale import Cause
+from transcriber_operator.decide.coldstart import Stage
 from transcriber_operator.decide.pipeline import decide
 
 OTHER_SHA256 = SHA256[::-1]
@@ -27,6 +30,9 @@ TAINT = {"key": "dedicated", "operator": "Equal", "value": "speech", "effect": "
 TOLERANT = {"provisioner": "None", "pools": [{"name": "main", "tolerations": [TAINT]}]}
 EXTERNAL = {"mode": "External", "replicas": 6, "maxReplicas": 8}
 TWO_POOLS = {"provisioner": "None", "pools": [{"name": "a", "maxNodes": 4}, {"name": "b", "maxNodes": 4}]}
+OFFICE = {"name": "office", "cron": "0 8 * * *", "timezone": "UTC", "durationSeconds": 36_000, "minReplicas": 2}  # it is noon there
+SCHEDULED = {"scaling": {"schedules": [OFFICE]}}
+BUDGET = {"perHour": "20", "perMonth": "6000"}
 LIMITED = {"limits": {"cpu": "2", "memory": "4Gi", "ephemeral-storage": "1Gi"}, "requests": {"cpu": "1"}}
 
 # Field -> another value, and what the spec around it must be for it to count.
@@ -82,6 +88,8 @@ CHANGES: dict[str, tuple[Any, Manifest]] = {
         "eks.amazonaws.com",
         {"capacity": {**KARPENTER, "pools": [{"name": "main", "gpus": ["l4"]}]}},
     ),
+    "capacity.nodeClassRef.kind": ("NodeClass", {"capacity": KARPENTER}),
+    "capacity.nodeClassRef.name": ("other", {"capacity": KARPENTER}),
     "capacity.pools[0].name": ("other", {}),
     "capacity.pools[0].capacityType": ("Spot", {"capacity": KARPENTER}),
     "capacity.pools[0].gpus": (["l4"], {"capacity": KARPENTER}),
@@ -95,12 +103,18 @@ CHANGES: dict[str, tuple[Any, Manifest]] = {
         {"name": "main", "tolerations": [{"key": "dedicated", "operator": "Equal"}]}]}}),
     "capacity.pools[0].tolerations[0].value": ("music", {"capacity": TOLERANT}),
     "capacity.pools[0].tolerations[0].effect": ("NoExecute", {"capacity": TOLERANT}),
+    "capacity.pools[0].pricePerHour": ("0.25", {"capacity": KARPENTER}),
+    "scaling.schedules[0].cron": ("0 18 * * *", SCHEDULED),
+    "scaling.schedules[0].timezone": ("Pacific/Auckland", SCHEDULED),
+    "scaling.schedules[0].durationSeconds": (3600, SCHEDULED),
+    "scaling.schedules[0].minReplicas": (3, SCHEDULED),
+    "budget.perHour": ("1", {"budget": BUDGET}),
+    "budget.perMonth": ("60", {"budget": BUDGET}),
     "suspend": (True, {}),
 }  # fmt: skip
 
-# Fields that reach nothing yet or reach it elsewhere.
-LATER = "read by the scaler, which decides on figures of the queue"
-NODE_POOLS = "goes into NodePools, which are rendered with the scaler"
+# Fields that show in other tests.
+FIGURES = "shows in decisions over figures of the queue, which a resource at rest does not have: tests of deciding and simulation"
 EXCEPTIONS: dict[str, str] = {
     **dict.fromkeys(
         (
@@ -110,25 +124,21 @@ EXCEPTIONS: dict[str, str] = {
             "scaling.headroomReplicas",
             "scaling.idleTimeoutSeconds",
             "scaling.metricsStaleAfterSeconds",
-            "scaling.schedules[0].name",
-            "scaling.schedules[0].cron",
-            "scaling.schedules[0].timezone",
-            "scaling.schedules[0].durationSeconds",
-            "scaling.schedules[0].minReplicas",
-            "capacity.pools[0].pricePerHour",
             "capacity.fallback.afterSeconds",
             "capacity.fallback.returnAfterSeconds",
-            "budget.perHour",
-            "budget.perMonth",
         ),
-        LATER,
+        FIGURES,
     ),
-    "capacity.nodeClassRef.kind": NODE_POOLS,
-    "capacity.nodeClassRef.name": NODE_POOLS,
+    "scaling.schedules[0].name": "the key by which the list is merged; messages about a schedule call it so",
     "scaling.holdTimeoutSeconds": "read by the gateway",
     "aliases": "read by the gateway",
     "repository.revisionHistoryLimit": "shows in what a second build leaves: test_as_many_revisions_stay_as_the_history_limit_says",
 }
+
+
+def test_the_causes_and_stages_of_the_status_are_those_of_the_decisions():
+    assert set(get_args(ScalingCause)) == {cause.value for cause in Cause}
+    assert set(get_args(StageName)) == {stage.value for stage in Stage}
 
 
 def leaves(model: type[ApiModel], path: str = "") -> Iterator[str]:

@@ -92,9 +92,12 @@ def test_every_child_is_owned_labelled_and_named_within_the_limits(of: Context):
     assert len({(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests}) == len(manifests)
     for manifest in manifests:
         metadata = manifest["metadata"]
-        assert [owner["uid"] for owner in metadata["ownerReferences"]] == [of.uid]
+        if manifest["kind"] == "NodePool":  # has no namespace, and so no owner with one
+            assert metadata["labels"][names.OWNER_UID_LABEL] == of.uid
+        else:
+            assert [owner["uid"] for owner in metadata["ownerReferences"]] == [of.uid]
         assert metadata["labels"][names.DEPLOYMENT_LABEL] == of.name
-        assert len(metadata["name"]) <= (63 if manifest["kind"] in ("Job", "Service", "Deployment") else 253)
+        assert len(metadata["name"]) <= (63 if manifest["kind"] in ("Job", "Service", "Deployment", "NodePool") else 253)
         assert all(len(value) <= 63 for value in metadata["labels"].values())
 
 

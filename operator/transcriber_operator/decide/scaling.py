@@ -1,0 +1,215 @@
+"""Scaling, put together: what was seen of load, replicas, nodes and money, and from it the replicas of every pool."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from transcriber_api.capacity import Pool
+from transcriber_api.status import Status
+from transcriber_api.v1alpha1 import Spec
+from transcriber_operator.decide import budget, coldstart, load, nodes, pools
+from transcriber_operator.decide.autoscale import Bounds, Look, Policy, Verdict, autoscale
+from transcriber_operator.decide.fleet import PoolFleet, fleets, whole_fleet
+from transcriber_operator.decide.live import Live
+from transcriber_operator.decide.observed import Observed
+from transcriber_operator.decide.replicas import asked_replicas
+from transcriber_operator.decide.restored import restored
+from transcriber_operator.decide.scaling_memory import Decided, ScalingMemory
+from transcriber_operator.decide.schedules import Scheduled, scheduled
+from transcriber_operator.decide.sources import NodeEvent
+from transcriber_operator.decide.starts import starts as starts_of
+from transcriber_operator.render import gpus, names
+from transcriber_operator.render.context import Context
+
+LEAD_SECONDS: Final = {"Karpenter": 240.0, "None": 90.0}  # before any start was seen
+REMEMBERED_DECISIONS: Final = 20
+NO_FLEET: Final = PoolFleet(0)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A scaling decision with all that went into it."""
+
+    replicas: int
+    verdict: Verdict
+    reading: load.Reading
+    allotment: pools.Allotment
+    money: budget.Allowance
+    spending_per_hour: float
+    affordable: int | None  # replicas that the money pays for
+    schedule: Scheduled
+    fleets: Mapping[str, PoolFleet]
+    lead_seconds: Mapping[str, float]
+    throughput: Mapping[str, float]
+    refusals: Mapping[str, tuple[NodeEvent, ...]]  # for want of capacity in the last minutes, by pool
+    new_losses: Mapping[str, int]  # replicas whose node is about to go, by pool, since the last look
+    new_refusals: Mapping[str, int]
+    new_starts: tuple[coldstart.Start, ...]  # that ended since the last look
+    memory: ScalingMemory
+
+    @property
+    def allotted(self) -> Mapping[str, int]:
+        """Replicas by pool."""
+        return self.allotment.replicas
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to look at: no replica, none wanted, none on its way out."""
+        return not any(self.allotted.values()) and not any(fleet.replicas for fleet in self.fleets.values())
+
+
+def decide_scaling(context: Context, observed: Observed, live: Live, previous: Status, now: datetime) -> Scaling:
+    """Decide the replicas of every pool at `now`. Raises ValueError for a schedule that cannot be read."""
+    spec, now_seconds = context.spec, now.timestamp()
+    memory = observed.memory or restored(previous)
+    found = fleets(live, nodes.lost_nodes(observed.nodes.claims), now)
+    starts = starts_of(live.serving_pods, observed.nodes.claims, now_seconds)
+    ledger, new_starts = coldstart.learn(starts, memory.coldstart)
+    prior = {pool.name: LEAD_SECONDS[spec.capacity.provisioner] for pool in spec.capacity.pools}
+    lead = {pool.name: coldstart.lead_seconds(pool.name, ledger, prior) for pool in spec.capacity.pools}
+    reading = _reading(spec, observed, found, memory, now_seconds)
+    throughput = {
+        pool.name: load.throughput(pool.name, reading.memory, _prior_throughput(spec, pool)) for pool in spec.capacity.pools
+    }
+    refusals = {pool.name: _refusals(context, observed, pool, now) for pool in spec.capacity.pools}
+    views = tuple(
+        _view(context, observed, pool, found.get(pool.name, NO_FLEET), refusals[pool.name]) for pool in spec.capacity.pools
+    )
+    lost = {name: [replica.uid for replica in fleet.lost] for name, fleet in found.items()}
+    refused = {name: [_identity(event) for event in events] for name, events in refusals.items()}
+    occupied = {name: len(fleet.occupied) for name, fleet in found.items()}
+    spending = nodes.spending(context, observed.nodes.claims, occupied)
+    money = _allowance(spec, spending, memory, now_seconds)
+    schedule = scheduled(spec.scaling.schedules, max(lead.values()), now)
+    bounds = Bounds(
+        floor=max(schedule.floor, sum(pool.min_replicas for pool in spec.capacity.pools)),
+        affordable=pools.affordable(views, money.per_hour),
+    )
+    fleet = whole_fleet(found, lead, throughput, [view.name for view in views if view.is_spot], memory.pools.stand_ins)
+    # Where no replica serves there is nobody to ask, and nowhere for work to wait.
+    look = reading.look if any(each.ready for each in found.values()) else reading.look or Look(now_seconds, 0.0, 0.0)
+    verdict = autoscale(policy_of(spec), fleet, look, memory.autoscale, bounds, now_seconds)
+    replicas = verdict.replicas if spec.scaling.mode == "Builtin" else asked_replicas(spec)
+    allotment = pools.allot_with_fallback(views, replicas, _rule(spec), money.per_hour, memory.pools, now_seconds)
+    return Scaling(
+        replicas,
+        verdict,
+        reading,
+        allotment,
+        money,
+        spending,
+        bounds.affordable,
+        schedule,
+        found,
+        lead,
+        throughput,
+        refusals,
+        _new(lost, memory.lost),
+        _new(refused, memory.refused),
+        new_starts,
+        ScalingMemory(
+            autoscale=verdict.memory,
+            pools=allotment.memory,
+            budget=money.memory,
+            load=reading.memory,
+            coldstart=ledger,
+            decisions=_decisions(memory, verdict, allotment, now),
+            lost=tuple(uid for uids in lost.values() for uid in uids),
+            refused=tuple(each for identities in refused.values() for each in identities),
+        ),
+    )
+
+
+def policy_of(spec: Spec) -> Policy:
+    """Return what the spec asks of the scaler."""
+    scaling = spec.scaling
+    return Policy(
+        min_replicas=scaling.min_replicas,
+        max_replicas=scaling.max_replicas,
+        target_wait_seconds=float(scaling.target_wait_seconds),
+        miss_share=(100 - scaling.target_wait_percentile) / 100,
+        utilization=scaling.target_utilization_percent / 100,
+        headroom_replicas=scaling.headroom_replicas,
+        idle_timeout_seconds=float(scaling.idle_timeout_seconds),
+        stale_after_seconds=float(scaling.metrics_stale_after_seconds),
+        window_seconds=float(spec.decoding.chunk_seconds),
+        slots=spec.runtime.slots,
+    )
+
+
+def _reading(
+    spec: Spec, observed: Observed, found: Mapping[str, PoolFleet], memory: ScalingMemory, now_seconds: float
+) -> load.Reading:
+    """What serves is expected to tell; what starts or goes may, and its work counts."""
+    every = [replica for fleet in found.values() for replica in fleet.replicas]
+    limits = load.Limits(
+        # A file is admitted as long as there is any room, and may turn out longer than it said.
+        max_queued_audio_seconds=float(spec.runtime.max_queued_audio_seconds + spec.runtime.max_audio_seconds),
+        max_in_flight_audio_seconds=float(spec.runtime.max_queued_audio_seconds + spec.runtime.max_audio_seconds),
+        stale_after_seconds=float(spec.scaling.metrics_stale_after_seconds),
+        slots=spec.runtime.slots,
+    )
+    return load.read(
+        observed.loads,
+        [replica.name for replica in every if replica.is_ready],
+        {replica.name: replica.pool for replica in every},
+        limits,
+        memory.load,
+        now_seconds,
+    )
+
+
+def _view(context: Context, observed: Observed, pool: Pool, fleet: PoolFleet, refusals: Sequence[NodeEvent]) -> pools.PoolView:
+    return pools.PoolView(
+        name=pool.name,
+        is_spot=pool.capacity_type == "Spot",
+        weight=pool.weight,
+        floor=pool.min_replicas,
+        max_nodes=pool.max_nodes,
+        price_per_hour=nodes.pool_price(context.spec, pool),
+        desired=fleet.desired,
+        ready=fleet.ready,
+        waiting_seconds=fleet.waiting_seconds,
+        refusals=sum(event.count for event in refusals),
+        arriving=nodes.arriving(observed.nodes.claims, pool.name, fleet.occupied),
+    )
+
+
+def _refusals(context: Context, observed: Observed, pool: Pool, now: datetime) -> tuple[NodeEvent, ...]:
+    return nodes.refusals(observed.nodes.events, names.node_pool_name(context, pool.name), now)
+
+
+def _identity(event: NodeEvent) -> str:
+    return f"{event.name} {event.count} {event.at.isoformat()}"
+
+
+def _new(found: Mapping[str, Sequence[str]], known: Collection[str]) -> dict[str, int]:
+    """Count what is not known yet, by pool."""
+    return {pool: sum(each not in known for each in identities) for pool, identities in found.items()}
+
+
+def _allowance(spec: Spec, spending: float, memory: ScalingMemory, now_seconds: float) -> budget.Allowance:
+    caps = spec.budget
+    per_hour = float(caps.per_hour) if caps and caps.per_hour is not None else None
+    per_month = float(caps.per_month) if caps and caps.per_month is not None else None
+    return budget.allowance(per_hour, per_month, spending, memory.budget, now_seconds)
+
+
+def _rule(spec: Spec) -> pools.FallbackRule | None:
+    fallback = spec.capacity.fallback
+    return pools.FallbackRule(float(fallback.after_seconds), float(fallback.return_after_seconds)) if fallback else None
+
+
+def _prior_throughput(spec: Spec, pool: Pool) -> float:
+    return gpus.prior_throughput(pool) if spec.runtime.device == "GPU" else gpus.CPU_THROUGHPUT
+
+
+def _decisions(memory: ScalingMemory, verdict: Verdict, allotment: pools.Allotment, now: datetime) -> tuple[Decided, ...]:
+    """Keep the decisions that changed something, and the last one as it reads now."""
+    latest = Decided(at=now, replicas=dict(allotment.replicas), cause=verdict.cause, sentence=verdict.sentence, terms=verdict.terms)
+    kept = memory.decisions
+    if kept and (kept[-1].replicas, kept[-1].cause) == (latest.replicas, latest.cause):
+        latest = latest.model_copy(update={"at": kept[-1].at})
+        kept = kept[:-1]
+    return (*kept, latest)[-REMEMBERED_DECISIONS:]

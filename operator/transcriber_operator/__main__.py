@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Collection
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from typing import Final, NoReturn
 
@@ -27,11 +27,12 @@ from transcriber_operator.cluster.resources import TRANSCRIBER_DEPLOYMENT
 from transcriber_operator.debug import Journal
 from transcriber_operator.decide.observed import Installation
 from transcriber_operator.decide.pipeline import decide
-from transcriber_operator.errors import ForbiddenError, NotFoundError, OperatorError, TransientError
+from transcriber_operator.errors import ForbiddenError, KindMissingError, NotFoundError, OperatorError, TransientError
+from transcriber_operator.execute.cleanup import Cleaner
 from transcriber_operator.execute.executor import Executor
 from transcriber_operator.execute.lease import Lease, LeaseTimes
 from transcriber_operator.handlers.health import Health
-from transcriber_operator.handlers.lifecycle import handlers, operator_settings, watched_namespaces
+from transcriber_operator.handlers.lifecycle import KARPENTER, handlers, operator_settings, watched_namespaces
 from transcriber_operator.handlers.racing import unless
 from transcriber_operator.handlers.reconcile import Reconciler
 from transcriber_operator.handlers.schedule import Timing
@@ -39,6 +40,7 @@ from transcriber_operator.handlers.servers import debug_app, health_app, metrics
 from transcriber_operator.handlers.wakes import Wakes
 from transcriber_operator.metrics import Metrics
 from transcriber_operator.observe.gatherer import Gatherer
+from transcriber_operator.observe.load import LoadReader
 from transcriber_operator.observe.progress import ProgressReader
 from transcriber_operator.settings import Settings, SettingsError, describe
 
@@ -46,6 +48,7 @@ FAILED: Final = 1
 MISCONFIGURED: Final = 2
 EXIT_SECONDS: Final = 10.0
 AWAY_SECONDS: Final = 2.0  # between questions to an API server that does not answer
+KARPENTER_SECONDS: Final = 60.0  # between questions whether there is Karpenter by now
 
 logger = logging.getLogger("transcriber_operator")
 
@@ -66,11 +69,16 @@ class Operator:
         self.lease = Lease(self.lease_kube, self.clock, settings.operator_namespace, settings.lease_name, identity, times)
         self.kube = Kube(settings.kubeconfig, self.metrics, Pace(settings.api_calls_per_second, self.clock), self.lease.require)
         self.progress = ProgressReader()
+        self.load = LoadReader(self.clock)
+        self.cleaner = Cleaner(self.kube, identity, self.clock)
         installation = Installation(
-            serving_image=settings.serving_image, namespace=settings.operator_namespace, https_hosts=settings.https_hosts
+            serving_image=settings.serving_image,
+            namespace=settings.operator_namespace,
+            https_hosts=settings.https_hosts,
+            scaling_url=settings.metrics_url,
         )
         self.reconciler = Reconciler(
-            Gatherer(self.kube, self.progress, installation),
+            Gatherer(self.kube, self.progress, self.load, installation, self.clock),
             Executor(self.kube, identity, self.metrics, self.clock),
             decide,
             self.clock,
@@ -94,7 +102,7 @@ class Operator:
                     (self.settings.debug_address, debug_app(self.journal)),
                 )
             )
-            for part in (self.progress, self.kube, self.lease_kube):
+            for part in (self.progress, self.load, self.kube, self.lease_kube):
                 await stack.enter_async_context(part)
             stopping = asyncio.ensure_future(stop.wait())
             await unless(stopping, self._require_kind())
@@ -116,7 +124,7 @@ class Operator:
         """Return False if the API server does not say."""
         try:
             await self.kube.probe(TRANSCRIBER_DEPLOYMENT, namespace)
-        except NotFoundError as error:
+        except (NotFoundError, KindMissingError) as error:
             raise OperatorError(f"the CustomResourceDefinition of TranscriberDeployment is missing; install it: {error}") from None
         except ForbiddenError:
             raise
@@ -130,31 +138,68 @@ class Operator:
         self.metrics.is_leading.set(1)
         self.lease.guard(_end_for_want_of_lease)
         keeping = asyncio.create_task(self.lease.keep(), name="lease")
+        sees_karpenter = await self._sees_karpenter()
+        appearing = asyncio.create_task(_never() if sees_karpenter else self._karpenter_appears(), name="karpenter")
         before = asyncio.all_tasks()
-        roots = await self._start_watching(stop)
-        ended, _ = await asyncio.wait({keeping, *roots}, return_when=asyncio.FIRST_COMPLETED)
+        roots = await self._start_watching(stop, sees_karpenter)
+        ended, _ = await asyncio.wait({keeping, appearing, *roots}, return_when=asyncio.FIRST_COMPLETED)
         if ended == {keeping}:
             _end_for_want_of_lease()
+        if ended == {appearing}:
+            logger.warning("Karpenter is there now; the operator ends to be started anew, and then watches its nodes")
+            stop.set()
         # One part of Kopf has ended, so all must; that it manages to is not taken for granted (seen: a watch that waits for ever
         # for a login that nobody makes any more). Alive but deaf is the one thing that this process must never be.
         ending = asyncio.ensure_future(kopf.run_tasks(roots, ignored=before))
         await asyncio.wait({ending}, timeout=EXIT_SECONDS)
         keeping.cancel()
+        appearing.cancel()
         await self.lease.release()
         if not ending.done():
             _end_at_once(f"Kopf did not end within {EXIT_SECONDS:.0f} s")
         if error := ending.exception():
             logger.critical("The watches ended, and so does the operator", exc_info=error)
             return FAILED
-        return 0 if stop.is_set() else FAILED
+        return 0 if stop.is_set() and ended != {appearing} else FAILED
 
-    async def _start_watching(self, stop: asyncio.Event) -> Collection["asyncio.Task[None]"]:
+    async def _sees_karpenter(self) -> bool:
+        """Return whether NodePools and NodeClaims exist and may be watched."""
+        try:
+            await self._probe_karpenter()
+        except KindMissingError:
+            return False
+        except TransientError as error:
+            logger.info("NodePools and NodeClaims are not watched, so that what becomes of nodes is noticed late: %s", error)
+            return False
+        return True
+
+    async def _karpenter_appears(self) -> None:
+        """Wait until Karpenter's kinds can be watched: Kopf takes on no other kind once it runs."""
+        while True:
+            await self.clock.sleep(KARPENTER_SECONDS)
+            with suppress(OperatorError):
+                await self._probe_karpenter()
+                return
+
+    async def _probe_karpenter(self) -> None:
+        for kind in KARPENTER:
+            await self.kube.probe(kind, None)
+
+    async def _start_watching(self, stop: asyncio.Event, watches_karpenter: bool) -> Collection["asyncio.Task[None]"]:
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Kopf takes the signals for itself when it starts; taken back, they also tell us that the end is wanted.
         ready.add_done_callback(lambda _: _stop_on_signals(stop))
         namespaces = watched_namespaces(self.settings)
         return await kopf.spawn_tasks(
-            registry=handlers(self.settings, self.reconciler, self.wakes, self.health, self.lease),
+            registry=handlers(
+                self.settings,
+                self.reconciler,
+                self.cleaner,
+                self.wakes,
+                self.health,
+                self.lease,
+                watches_karpenter=watches_karpenter,
+            ),
             settings=operator_settings(self.lease),
             standalone=True,
             clusterwide=not namespaces,
@@ -162,6 +207,10 @@ class Operator:
             stop_flag=stop,
             ready_flag=ready,
         )
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

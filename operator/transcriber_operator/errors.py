@@ -17,6 +17,10 @@ class ForbiddenError(TransientError):
     """403: rights, a quota or an admission policy are against it. Told in a condition, and tried again with backoff."""
 
 
+class KindMissingError(TransientError):
+    """The cluster has no such kind: what brings it is not installed. Told in a condition, and tried again with backoff."""
+
+
 class ConflictError(OperatorError):
     """The cluster is not as it was observed: observe again and decide anew."""
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from textwrap import fill
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PREFIX: Final = "TRANSCRIBER_"
 NAMESPACE_FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 LABEL_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 HOST_PATTERN: Final = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
+URL_PATTERN: Final = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
 SIMILARITY: Final = 0.85  # of an unknown variable to a known one, above which it is a slip of the pen
 HELP_COLUMNS: Final = 100
 # What Kubernetes puts into the environment for a Service called transcriber-…; no settings of ours.
@@ -62,6 +63,7 @@ def _loopback(value: Any) -> Any:
 
 
 Namespace = Annotated[str, Field(pattern=LABEL_PATTERN)]
+MetricsUrl = Annotated[str, Field(pattern=URL_PATTERN, max_length=512), AfterValidator(lambda url: url.rstrip("/"))]
 ServerAddress = Annotated[Address, BeforeValidator(_address)]
 LoopbackAddress = Annotated[Address, BeforeValidator(_loopback)]
 
@@ -91,6 +93,10 @@ class Settings(BaseModel):
         default=50, ge=1, le=1000, description="Calls to the API server per second, over all resources; twice as many at once."
     )
     metrics_address: ServerAddress = Field(default=Address("0.0.0.0", 8080), description="Where /metrics is.")  # noqa: S104
+    metrics_url: MetricsUrl | None = Field(
+        default=None,
+        description="URL under which KEDA reaches the server of /metrics, for mode Keda; unset: that mode is refused.",
+    )
     health_address: ServerAddress = Field(default=Address("0.0.0.0", 8081), description="Where /healthz is.")  # noqa: S104
     debug_address: LoopbackAddress = Field(
         default=Address("127.0.0.1", 8082),
@@ -164,6 +170,8 @@ def _message(problem: Mapping[str, Any], values: Mapping[str, str]) -> str:
             return f"{name} {context['error']}"
         case "string_pattern_mismatch" if field == "https_hosts":
             return f"{name} must hold host names in lower case, comma-separated, without scheme; got {value!r}"
+        case "string_pattern_mismatch" if field == "metrics_url":
+            return f"{name} must be a URL such as http://transcriber-operator.transcriber-system.svc:8080; got {value!r}"
         case "string_pattern_mismatch":
             return f"{name} must hold lower-case letters, digits and '-', at most 63; got {value!r}"
         case "int_parsing":

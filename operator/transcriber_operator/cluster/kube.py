@@ -1,6 +1,6 @@
 """The Kubernetes API as the operator uses it: plain dicts in and out, server-side apply, and failures by what to do about them.
 
-On `kubernetes.aio`'s dynamic client, without its discovery: the kinds are known (`resources`).
+On `kubernetes.aio`'s dynamic client, without its discovery: the kinds are known (`resources`), and one that is not is looked up.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import aiohttp
 from kubernetes.aio.client import ApiClient
@@ -22,7 +23,15 @@ from transcriber_operator.cluster.credentials import load_configuration
 from transcriber_operator.cluster.pace import Pace
 from transcriber_operator.cluster.resources import Resource, resource_of
 from transcriber_operator.decide.observed import Manifest
-from transcriber_operator.errors import ConflictError, ForbiddenError, NotFoundError, OperatorError, TerminalError, TransientError
+from transcriber_operator.errors import (
+    ConflictError,
+    ForbiddenError,
+    KindMissingError,
+    NotFoundError,
+    OperatorError,
+    TerminalError,
+    TransientError,
+)
 from transcriber_operator.metrics import Metrics
 
 CALL_SECONDS: Final = 10.0
@@ -43,6 +52,7 @@ _METHODS: Final = {
     "delete": "delete",
 }
 _READS: Final = frozenset({"get", "list"})
+_GROUPS: Final = Resource("", "APIGroup", "")  # what discovery counts as
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +60,8 @@ logger = logging.getLogger(__name__)
 class Kube:
     """A client with time limits, throttling and counters; use as an async context manager.
 
-    Every method raises TransientError, ConflictError (NotFoundError among them) or TerminalError. `pace` is waited for before a
+    Every method raises TransientError (ForbiddenError and KindMissingError among them), ConflictError (NotFoundError among them) or
+    TerminalError. `pace` is waited for before a
     call; `gate` is called right before a write leaves, and raises what forbids it. The Lease has neither: throttling must not
     lose it.
     """
@@ -80,17 +91,31 @@ class Kube:
         for client in [*self._stale, *([self._client] if self._client else [])]:
             await client.close()  # type: ignore[no-untyped-call]
 
-    async def get(self, resource: Resource, namespace: str, name: str) -> Manifest:
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Manifest:
         """Return an object."""
         return await self._call("get", resource, resource.path(namespace, name))
 
-    async def select(self, resource: Resource, namespace: str, selector: str) -> list[Manifest]:
-        """Return all objects with these labels, as the server has them now and not as some cache remembers them."""
-        return await self._pages(resource, resource.path(namespace), label_selector=selector, limit=PAGE_ITEMS)
+    async def select(
+        self, resource: Resource, namespace: str | None, selector: str | None = None, fields: str | None = None
+    ) -> list[Manifest]:
+        """Return all objects with these labels and fields, as the server has them now and not as some cache remembers them."""
+        selectors = {"label_selector": selector, "field_selector": fields}
+        given = {name: value for name, value in selectors.items() if value is not None}
+        return await self._pages(resource, resource.path(namespace), **given, limit=PAGE_ITEMS)
 
     async def probe(self, resource: Resource, namespace: str | None) -> None:
         """List at most one object, of all namespaces if none is given: it shows whether the kind exists and may be read."""
-        await self._call("list", resource, resource.path(namespace) if namespace else resource.path_everywhere(), limit=1)
+        await self._call("list", resource, resource.path(namespace), limit=1)
+
+    async def look_up(self, group: str, kind: str) -> Resource:
+        """Return a kind in the version that the server prefers; KindMissingError where it has none."""
+        found = await self._call("get", _GROUPS, f"/apis/{quote(group, safe='')}")
+        version = str(found["preferredVersion"]["groupVersion"])
+        entries = (await self._call("get", _GROUPS, f"/apis/{version}"))["resources"]
+        entry = next((entry for entry in entries if entry["kind"] == kind and "/" not in entry["name"]), None)
+        if entry is None:
+            raise KindMissingError(f"{version} has no kind {kind}")
+        return Resource(version, kind, entry["name"], entry["namespaced"])
 
     async def apply(self, manifest: Manifest, manager: str, subresource: str | None = None) -> Manifest:
         """Apply an object or its subresource server-side, taking the fields over from whoever has them; returns it as it is then.
@@ -102,7 +127,7 @@ class Kube:
         return await self._call(
             "apply",
             resource,
-            resource.path(metadata["namespace"], metadata["name"], subresource),
+            resource.path(metadata.get("namespace"), metadata["name"], subresource),
             body=manifest,
             content_type=APPLY_TYPE,
             field_manager=manager,
@@ -112,23 +137,30 @@ class Kube:
     async def create(self, manifest: Manifest) -> Manifest:
         """Create an object; one that exists is a ConflictError."""
         resource = resource_of(manifest["apiVersion"], manifest["kind"])
-        path = resource.path(manifest["metadata"]["namespace"])
+        path = resource.path(manifest["metadata"].get("namespace"))
         return await self._call("create", resource, path, body=manifest, field_manager=FIELD_MANAGER)
 
     async def replace(self, manifest: Manifest) -> Manifest:
         """Replace an object that is still at the manifest's resourceVersion."""
         resource = resource_of(manifest["apiVersion"], manifest["kind"])
-        path = resource.path(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+        path = resource.path(manifest["metadata"].get("namespace"), manifest["metadata"]["name"])
         return await self._call("update", resource, path, body=manifest, field_manager=FIELD_MANAGER)
 
-    async def merge(self, resource: Resource, namespace: str, name: str, change: Manifest) -> Manifest:
+    async def merge(self, resource: Resource, namespace: str | None, name: str, change: Manifest) -> Manifest:
         """Merge a change into an object; a resourceVersion in it is a precondition."""
         path = resource.path(namespace, name)
         return await self._call("patch", resource, path, body=change, content_type=MERGE_TYPE, field_manager=FIELD_MANAGER)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, uid: str) -> None:
-        """Delete an object of this very uid, and its dependents in the background; one that is gone is a NotFoundError."""
-        options = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+    async def delete(
+        self, resource: Resource, namespace: str | None, name: str, uid: str, grace_seconds: int | None = None
+    ) -> None:
+        """Delete an object of this very uid, and its dependents in the background; one that is gone is a NotFoundError.
+
+        A pod ends within `grace_seconds`, where given, instead of its own time.
+        """
+        options: Manifest = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         await self._call("delete", resource, resource.path(namespace, name), body=options)
 
     async def _pages(self, resource: Resource, path: str, **query: Any) -> list[Manifest]:
@@ -187,6 +219,8 @@ class Kube:
                 return _UnauthorizedError(message)
             case 403:
                 return ForbiddenError(message)
+            case 404 if not status:  # the server explains what is missing, unless it has nothing at such a path
+                return KindMissingError(f"{what}: the cluster has no such kind")
             case 404:
                 return NotFoundError(message)
             case 409 | 410 | 412:

@@ -1,5 +1,6 @@
-"""The kinds that the operator reads or writes, and their paths: known beforehand, so nothing is discovered at run time."""
+"""The kinds that the operator reads or writes, and their paths: known beforehand, so that only node classes are looked up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -10,28 +11,33 @@ from transcriber_operator.decide.observed import Manifest
 
 @dataclass(frozen=True)
 class Resource:
-    """A namespaced kind of the API."""
+    """A kind of the API."""
 
     api_version: str
     kind: str
     plural: str
+    is_namespaced: bool = True
 
-    def path(self, namespace: str, name: str | None = None, subresource: str | None = None) -> str:
-        """Return the URL path of the collection, an object or its subresource."""
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+        """Return the URL path of the collection, an object or its subresource; without a namespace that of all namespaces.
+
+        Of a kind that lives in none, the namespace does not count.
+        """
         root = "apis" if "/" in self.api_version else "api"
-        segments = [root, self.api_version, "namespaces", quote(namespace, safe=""), self.plural]
+        within = ["namespaces", quote(namespace, safe="")] if self.is_namespaced and namespace else []
+        segments = [root, self.api_version, *within, self.plural]
         return "/" + "/".join([*segments, *([quote(name, safe="")] if name else []), *([subresource] if subresource else [])])
-
-    def path_everywhere(self) -> str:
-        """Return the URL path of the collection over all namespaces."""
-        return f"/{'apis' if '/' in self.api_version else 'api'}/{self.api_version}/{self.plural}"
 
 
 TRANSCRIBER_DEPLOYMENT: Final = Resource(API_VERSION, KIND, "transcriberdeployments")
 POD: Final = Resource("v1", "Pod", "pods")
 LEASE: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 EVENT: Final = Resource("events.k8s.io/v1", "Event", "events")
-CHILDREN: Final = (  # all kinds that render makes
+NODE_POOL: Final = Resource("karpenter.sh/v1", "NodePool", "nodepools", is_namespaced=False)
+NODE_CLAIM: Final = Resource("karpenter.sh/v1", "NodeClaim", "nodeclaims", is_namespaced=False)
+AUTOSCALER: Final = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+SCALED_OBJECT: Final = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+CHILDREN: Final = (  # kinds that every resource has, or may have
     Resource("v1", "ConfigMap", "configmaps"),
     Resource("v1", "Service", "services"),
     Resource("batch/v1", "Job", "jobs"),
@@ -39,7 +45,18 @@ CHILDREN: Final = (  # all kinds that render makes
     Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
 )
-_BY_KIND: Final = {(entry.api_version, entry.kind): entry for entry in (TRANSCRIBER_DEPLOYMENT, POD, LEASE, EVENT, *CHILDREN)}
+OCCASIONAL_CHILDREN: Final = (NODE_POOL, AUTOSCALER, SCALED_OBJECT)  # kinds that some specs ask for; a cluster may not have them
+_BY_KIND: Final = {
+    (entry.api_version, entry.kind): entry
+    for entry in (TRANSCRIBER_DEPLOYMENT, POD, LEASE, EVENT, NODE_CLAIM, *CHILDREN, *OCCASIONAL_CHILDREN)
+}
+
+
+def occasional_kinds(spec: Mapping[str, Any]) -> frozenset[Resource]:
+    """Return the occasional kinds that a spec, as the API server has completed it, asks for."""
+    provisioner, mode = (spec.get("capacity") or {}).get("provisioner"), (spec.get("scaling") or {}).get("mode")
+    asked = {NODE_POOL: provisioner == "Karpenter", AUTOSCALER: mode == "Hpa", SCALED_OBJECT: mode == "Keda"}
+    return frozenset(kind for kind, is_asked in asked.items() if is_asked)
 
 
 def resource_of(api_version: str, kind: str) -> Resource:

@@ -1,4 +1,4 @@
-"""Carries out a decision: applies in order, then prunes, then status, then Events."""
+"""Carries out a decision: applies in order, then prunes, then deletes of pods, then status, then Events."""
 
 import hashlib
 import logging
@@ -9,8 +9,8 @@ from typing import Any, Final
 from transcriber_api.status import Status
 from transcriber_operator.clock import Clock
 from transcriber_operator.cluster.kube import Kube
-from transcriber_operator.cluster.resources import EVENT, reference, resource_of
-from transcriber_operator.decide.decision import Announcement, Apply, Decision, Key, Prune
+from transcriber_operator.cluster.resources import EVENT, POD, reference, resource_of
+from transcriber_operator.decide.decision import Announcement, Apply, Decision, Key, PodDelete, Prune
 from transcriber_operator.decide.observed import Manifest, Observed
 from transcriber_operator.errors import ConflictError, NotFoundError, OperatorError, TerminalError
 from transcriber_operator.execute.ownership import objection
@@ -37,10 +37,16 @@ class Executor:
     async def execute(self, observed: Observed, decision: Decision) -> None:
         """Write it all. Raises TransientError, ConflictError, TerminalError and LeaseLostError."""
         versions = {_key(child): child["metadata"] for child in observed.children}
+        pods = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in observed.pods}
         for apply in decision.apply:
-            await self._apply(observed.resource, apply, versions.get(_key(apply.manifest)))
+            if apply.manifest["kind"] == POD.kind:
+                await self._mark_pod(observed.resource, apply, pods[apply.manifest["metadata"]["name"]])
+            else:
+                await self._apply(observed.resource, apply, versions.get(_key(apply.manifest)))
         for prune in decision.prune:
             await self._prune(observed.resource, prune)
+        for delete in decision.pod_deletes:
+            await self._delete_pod(observed.resource, delete)
         if decision.status is not None:
             await self.write_status(observed.resource, decision.status)
         for announcement in decision.announcements:
@@ -80,20 +86,30 @@ class Executor:
         before = (live or {}).get("resourceVersion")
         result = "created" if live is None else "unchanged" if written["metadata"]["resourceVersion"] == before else "changed"
         self._metrics.applied.labels(manifest["kind"], result).inc()
-        logger.info("%s %s %s", manifest["kind"], manifest["metadata"]["name"], result, extra=_about(resource))
+        logger.info("%s %s %s", manifest["kind"], manifest["metadata"]["name"], result, extra=subject_of(resource))
+
+    async def _mark_pod(self, resource: Manifest, apply: Apply, uid: str) -> None:
+        """Apply an annotation of a pod; one that is gone, or has made room for another of its name, needs none."""
+        metadata = apply.manifest["metadata"]
+        try:
+            await self._kube.apply({**apply.manifest, "metadata": {**metadata, "uid": uid}}, apply.manager)
+        except ConflictError:
+            return
+        self._metrics.applied.labels(POD.kind, "changed").inc()
+        logger.info("Pod %s changed", metadata["name"], extra=subject_of(resource))
 
     async def _take_over(self, resource: Manifest, apply: Apply) -> bool:
         """Make what others wrote into a child ours, so that the next apply drops it; whether there was anything."""
         manifest = apply.manifest
         metadata = manifest["metadata"]
         kind = resource_of(manifest["apiVersion"], manifest["kind"])
-        live = await self._kube.get(kind, metadata["namespace"], metadata["name"])
+        live = await self._kube.get(kind, metadata.get("namespace"), metadata["name"])
         entries = taken_over(live["metadata"].get("managedFields") or (), apply.manager)
         if entries is None:
             return False
         change = {"metadata": {"managedFields": entries, "resourceVersion": live["metadata"]["resourceVersion"]}}
-        await self._kube.merge(kind, metadata["namespace"], metadata["name"], change)
-        logger.warning("%s %s was edited by others; undone", manifest["kind"], metadata["name"], extra=_about(resource))
+        await self._kube.merge(kind, metadata.get("namespace"), metadata["name"], change)
+        logger.warning("%s %s was edited by others; undone", manifest["kind"], metadata["name"], extra=subject_of(resource))
         return True
 
     async def _require_free(self, resource: Manifest, manifest: Manifest) -> None:
@@ -101,7 +117,7 @@ class Executor:
         metadata = manifest["metadata"]
         kind = resource_of(manifest["apiVersion"], manifest["kind"])
         try:
-            existing = await self._kube.get(kind, metadata["namespace"], metadata["name"])
+            existing = await self._kube.get(kind, metadata.get("namespace"), metadata["name"])
         except NotFoundError:
             return
         error = objection(existing, resource)
@@ -123,7 +139,16 @@ class Executor:
         except NotFoundError:
             return  # what was wanted
         self._metrics.pruned.labels(key.kind).inc()
-        logger.info("%s %s pruned", key.kind, key.name, extra=_about(resource))
+        logger.info("%s %s pruned", key.kind, key.name, extra=subject_of(resource))
+
+    async def _delete_pod(self, resource: Manifest, delete: PodDelete) -> None:
+        """Let a pod end in the time that its node has left; one that is gone, or another of its name, is as wanted."""
+        try:
+            await self._kube.delete(POD, resource["metadata"]["namespace"], delete.name, delete.uid, delete.grace_seconds)
+        except ConflictError:
+            return
+        self._metrics.pods_deleted.inc()
+        logger.info("Pod %s told to end within %d s", delete.name, delete.grace_seconds, extra=subject_of(resource))
 
     async def _announce(self, resource: Manifest, announcement: Announcement) -> None:
         """Post an Event; one that fails is logged and no more, for the condition says the same."""
@@ -133,7 +158,7 @@ class Executor:
             if isinstance(error, NotFoundError):  # the namespace is gone
                 raise
         except OperatorError as error:
-            logger.warning("Event was not posted: %s", error, extra=_about(resource, announcement.reason))
+            logger.warning("Event was not posted: %s", error, extra=subject_of(resource, announcement.reason))
 
 
 def status_manifest(resource: Manifest, status: Status) -> Manifest:
@@ -169,10 +194,11 @@ def event(resource: Manifest, announcement: Announcement, instance: str, now: da
     }
 
 
-def _key(manifest: Manifest) -> Key:
-    return Key(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"])
-
-
-def _about(resource: Manifest, reason: str | None = None) -> dict[str, Any]:
+def subject_of(resource: Manifest, reason: str | None = None) -> dict[str, Any]:
+    """Return `extra` for a log call that speaks of a resource."""
     metadata = resource["metadata"]
     return about(namespace=metadata["namespace"], name=metadata["name"], generation=metadata.get("generation"), reason=reason)
+
+
+def _key(manifest: Manifest) -> Key:
+    return Key(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["name"])

@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 RESYNC_SPREAD: Final = 0.1  # so that passes of many resources drift apart
 BACKOFF_SPREAD: Final = 0.2
+LOOK_SPREAD: Final = 0.1
 
 
 class Outcome(StrEnum):
@@ -36,6 +37,7 @@ class Timing:
     first_backoff_seconds: float = 1.0
     longest_backoff_seconds: float = 300.0
     conflicts_at_once: int = 5  # in a row; then conflicts wait like failures
+    look_seconds: float = 5.0  # between looks at the load
 
 
 @dataclass(frozen=True)

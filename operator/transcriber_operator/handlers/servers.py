@@ -1,4 +1,4 @@
-"""The operator's own HTTP servers: metrics, health and, on loopback, the last pass of each resource."""
+"""The operator's own HTTP servers: metrics and what scalers read, health and, on loopback, the last pass of each resource."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,13 +17,26 @@ KEEPALIVE_SECONDS: Final = 0
 
 
 def metrics_app(metrics: Metrics) -> web.Application:
-    """Return the server of /metrics."""
+    """Return the server of /metrics, and of /scaling/NAMESPACE/NAME: the replicas that the work calls for, which KEDA reads.
+
+    Where no load is heard of, the last decision stands: it never went below what was there.
+    """
 
     async def read(_: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
+    async def scaling(request: web.Request) -> web.Response:
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        desired = metrics.figures.desired(namespace, name)
+        if desired is None:
+            return web.json_response(
+                {"error": f"no decision about {namespace}/{name}; does it exist, and is it served?"}, status=404
+            )
+        return web.json_response({"desiredReplicas": desired})
+
     app = web.Application()
     app.router.add_get("/metrics", read)
+    app.router.add_get("/scaling/{namespace}/{name}", scaling)
     return app
 
 

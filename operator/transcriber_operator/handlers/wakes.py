@@ -31,13 +31,14 @@ class Signal:
         self._changed.clear()
         self._respecified.clear()
 
-    async def rest(self, rest: Rest, debounce_seconds: float) -> None:
-        """Wait until the rest is over or a change ends it, and then for what comes along with that change."""
+    async def rest(self, rest: Rest, debounce_seconds: float) -> bool:
+        """Wait until the rest is over or a change ends it, and then for what comes along with that change; whether one did."""
         event = self._changed if rest.until == "AnyChange" else self._respecified
         with suppress(TimeoutError):
             async with asyncio.timeout(rest.seconds):
                 await event.wait()
             await asyncio.sleep(debounce_seconds)
+        return event.is_set()
 
 
 class Wakes:

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from typing import Final, Self
 
 import aiohttp
-from pydantic import ValidationError
 
 from transcriber_operator.decide.observed import BuildProgress, Manifest
 from transcriber_operator.decide.pods import container_status
+from transcriber_operator.observe.answers import read_answer
 from transcriber_operator.render.build import CONTAINER, PROGRESS_PORT_NAME
 from transcriber_operator.settings import Address
 
@@ -40,9 +40,9 @@ class ProgressReader:
         try:
             # A pod answers for itself: it cannot send us elsewhere.
             async with self._session.get(url, allow_redirects=False) as response:
-                body = await response.content.read(ANSWER_BYTES)
+                body = await read_answer(response, ANSWER_BYTES)
                 return BuildProgress.model_validate_json(body) if response.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             logger.debug("No progress from %s: %r", url, error)
             return None
 

@@ -6,6 +6,8 @@ from transcriber_operator.render.build import build_job, config_map
 from transcriber_operator.render.context import Context, Manifest
 from transcriber_operator.render.disruption import disruption_budget
 from transcriber_operator.render.network import build_policy, serving_policy
+from transcriber_operator.render.node_pool import node_pools
+from transcriber_operator.render.scalers import scalers
 from transcriber_operator.render.services import services
 from transcriber_operator.render.serving import deployment
 
@@ -24,7 +26,7 @@ def foundations(context: Context) -> tuple[Manifest, ...]:
     """Return what needs no built repository."""
     policies = (serving_policy(context), *((build_policy(context),) if context.claim else ()))
     budgets = (disruption_budget(context, pool) for pool in context.spec.capacity.pools if pool.capacity_type == "OnDemand")
-    return (config_map(context), *policies, *services(context), *budgets)
+    return (config_map(context), *policies, *services(context), *budgets, *node_pools(context), *scalers(context))
 
 
 def build_jobs(context: Context, keep: Sequence[str] = ()) -> tuple[Manifest, ...]:

@@ -25,6 +25,7 @@ class Context:
     default_image: str  # the serving image of resources that name none
     operator_namespace: str
     https_hosts: tuple[str, ...] = ()  # that an https:// source may name
+    scaling_url: str | None = None  # of the operator, where KEDA asks for replicas; None: it cannot be reached
 
     @property
     def image(self) -> str:

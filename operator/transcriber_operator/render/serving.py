@@ -7,18 +7,14 @@ from transcriber_api.capacity import Pool, Toleration
 from transcriber_operator.render import names, pod
 from transcriber_operator.render.build import build_container, build_volumes
 from transcriber_operator.render.context import Context, Manifest
+from transcriber_operator.render.node_pool import GPU_TAINT, NODE_POOL_LABEL, POOL_TAINT, ZONE_LABEL
 
 TRITON: Final = "triton"
 EXPORTER: Final = "exporter"
 STARTUP_PERIOD_SECONDS: Final = 5
 DEADLINE_SLACK_SECONDS: Final = 60  # for a node's image pull, on top of what a replica may load
 STOP_SECONDS: Final = 15  # of the grace period, left to Triton once the pod is drained
-CAPACITY_TYPE_LABEL: Final = "karpenter.sh/capacity-type"
-CAPACITY_TYPES: Final = {"Spot": "spot", "OnDemand": "on-demand"}
-ZONE_LABEL: Final = "topology.kubernetes.io/zone"
-GPU_NAME_LABELS: Final = {"eks.amazonaws.com": "eks.amazonaws.com/instance-gpu-name"}  # by group of the node class; EKS Auto Mode
-AWS_GPU_NAME_LABEL: Final = "karpenter.k8s.aws/instance-gpu-name"
-GPU_TAINT: Final = Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
+SPOT_GRACE_SECONDS: Final = 110  # of the 120 that a spot node is given
 
 
 def deployment(context: Context, pool: Pool, digest: str | None, replicas: int | None) -> Manifest:
@@ -51,6 +47,12 @@ def deployment(context: Context, pool: Pool, digest: str | None, replicas: int |
     return manifest
 
 
+def grace_seconds(context: Context, pool: Pool) -> int:
+    """Return how long a pod of a pool may finish its windows: no longer than a spot node stays."""
+    asked = context.spec.runtime.termination_grace_period_seconds
+    return min(asked, SPOT_GRACE_SECONDS) if pool.capacity_type == "Spot" else asked
+
+
 def scaled(context: Context, pool: str, replicas: int) -> Manifest:
     """Return what the autoscaler applies: the replicas of a pool's Deployment and nothing else."""
     metadata = {"name": names.pool_name(context, pool), "namespace": context.namespace}
@@ -59,24 +61,22 @@ def scaled(context: Context, pool: str, replicas: int) -> Manifest:
 
 def _template(context: Context, pool: Pool, digest: str | None) -> Manifest:
     runtime = context.spec.runtime
-    affinity = _affinity(context, pool)
-    selector = _node_selector(context, pool)
-    tolerations = [
-        toleration.model_dump(mode="json", by_alias=True, exclude_none=True)
-        for toleration in (*((GPU_TAINT,) if runtime.device == "GPU" else ()), *pool.tolerations)
-    ]
+    placement = {
+        "nodeSelector": _node_selector(context, pool),
+        "affinity": _affinity(context, pool),
+        "tolerations": _tolerations(context, pool),
+        "topologySpreadConstraints": _spread(context, pool),
+    }
     builder = [] if context.claim else [build_container(context, pod.POD_PROGRESS_PORT)]
     # A change of the digest, or of what the pods build for themselves, is a rollout; any other revision is not.
     served = {names.DIGEST_ANNOTATION: digest} if digest else {names.REVISION_ANNOTATION: context.key}
     spec = {
-        "terminationGracePeriodSeconds": runtime.termination_grace_period_seconds,
-        "initContainers": [_exporter(context), *builder],
+        "terminationGracePeriodSeconds": grace_seconds(context, pool),
+        "initContainers": [_exporter(context, pool), *builder],
         "containers": [_triton(context, digest)],
         "volumes": _volumes(context),
         **({"priorityClassName": runtime.priority_class_name} if runtime.priority_class_name else {}),
-        **({"nodeSelector": selector} if selector else {}),
-        **({"affinity": affinity} if affinity else {}),
-        **({"tolerations": tolerations} if tolerations else {}),
+        **{field: value for field, value in placement.items() if value},
     }
     return pod.pod_template(context, names.SERVING, spec, pool.name, **served)
 
@@ -114,9 +114,9 @@ def _triton(context: Context, digest: str | None) -> Manifest:
     )
 
 
-def _exporter(context: Context) -> Manifest:
+def _exporter(context: Context, pool: Pool) -> Manifest:
     """A native sidecar: it starts before the others and stops after them, so that it can watch and drain them."""
-    drain_seconds = max(context.spec.runtime.termination_grace_period_seconds - STOP_SECONDS, 0)
+    drain_seconds = max(grace_seconds(context, pool) - STOP_SECONDS, 0)
     triton = ["--triton", f"$(POD_IP):{pod.GRPC_PORT}"]
     metrics = ["--triton-metrics", f"http://$(POD_IP):{pod.TRITON_METRICS_PORT}/metrics"]
     listen = ["--listen", f"$(POD_IP):{pod.EXPORTER_PORT}", "--drain-seconds", str(drain_seconds)]
@@ -155,18 +155,35 @@ def _volumes(context: Context) -> list[Manifest]:
 
 
 def _node_selector(context: Context, pool: Pool) -> dict[str, str]:
-    """With Karpenter the capacity type is a label of every node; elsewhere the pool's own nodeSelector tells nodes apart."""
-    karpenter = context.spec.capacity.provisioner == "Karpenter"
-    return {**({CAPACITY_TYPE_LABEL: CAPACITY_TYPES[pool.capacity_type]} if karpenter else {}), **pool.node_selector}
+    """Karpenter's nodes are those of the pool's NodePool; elsewhere the pool's own nodeSelector tells nodes apart."""
+    karpenter = _is_karpenter(context)
+    return {**({NODE_POOL_LABEL: names.node_pool_name(context, pool.name)} if karpenter else {}), **pool.node_selector}
 
 
 def _affinity(context: Context, pool: Pool) -> Manifest:
-    node_class = context.spec.capacity.node_class_ref
-    wanted = [(ZONE_LABEL, pool.zones)]
-    if node_class is not None:
-        wanted.append((GPU_NAME_LABELS.get(node_class.group, AWS_GPU_NAME_LABEL), pool.gpus))
-    expressions = [{"key": key, "operator": "In", "values": sorted(values)} for key, values in sorted(wanted) if values]
-    if not expressions:
+    """A NodePool has the zones among its requirements; other nodes are chosen by them."""
+    if _is_karpenter(context) or not pool.zones:
         return {}
-    terms = [{"matchExpressions": expressions}]
+    terms = [{"matchExpressions": [{"key": ZONE_LABEL, "operator": "In", "values": sorted(pool.zones)}]}]
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def _tolerations(context: Context, pool: Pool) -> list[Manifest]:
+    own: tuple[Toleration, ...] = ()
+    if context.spec.runtime.device == "GPU":
+        own += (Toleration(key=GPU_TAINT, operator="Exists", effect="NoSchedule"),)
+    if _is_karpenter(context):
+        own += (Toleration(key=POOL_TAINT, value=names.node_pool_name(context, pool.name), effect="NoSchedule"),)
+    return [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in (*own, *pool.tolerations)]
+
+
+def _spread(context: Context, pool: Pool) -> list[Manifest]:
+    """Spot is reclaimed by zone and instance type, so replicas are spread over zones where that costs nothing."""
+    if not _is_karpenter(context):
+        return []
+    chosen = {"matchLabels": names.selector(context, names.SERVING, pool.name)}
+    return [{"maxSkew": 1, "topologyKey": ZONE_LABEL, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": chosen}]
+
+
+def _is_karpenter(context: Context) -> bool:
+    return context.spec.capacity.provisioner == "Karpenter"

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from transcriber_operator.decide.decision import Figures
 from transcriber_operator.decide.observed import Installation, Observed
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -47,8 +48,36 @@ def config_map(name: str, **metadata: Any) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "speech", "name": name, **metadata}, "data": {}}
 
 
+def serving_pod(name: str, address: str = "127.0.0.1", phase: str = "Running", uid: str = "uid-pod") -> dict[str, Any]:
+    labels = {"app.kubernetes.io/component": "serving", "serving.transcriber.dev/deployment": "whisper"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": "speech", "name": name, "uid": uid, "labels": labels},
+        "spec": {"containers": [{"name": "triton"}]},
+        "status": {"phase": phase, "podIP": address},
+    }
+
+
 def observed(**fields: Any) -> Observed:
     return Observed(installation=INSTALLATION, **{"resource": resource(), **fields})
+
+
+def figures(**given: Any) -> Figures:
+    known = {
+        "desired": 2,
+        "ready": 1,
+        "queued_audio_seconds": 60.0,
+        "in_flight_audio_seconds": 30.0,
+        "arrival_rate": 1.5,
+        "replica_throughput": 20.0,
+        "metrics_age_seconds": 0.5,
+        "cost_per_hour": 3.6,
+        "allowed_per_hour": None,
+        "processed_audio_seconds": 10.0,
+        "pools": (),
+    }
+    return Figures(**{**known, **given})
 
 
 def status_object(code: int, message: str, **details: Any) -> dict[str, Any]:

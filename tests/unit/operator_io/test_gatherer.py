@@ -1,18 +1,20 @@
 """What a pass reads, what of it is kept, and how a build's pod is asked for its progress."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from tests.unit.operator_io.parts import INSTALLATION, config_map, listening, resource
+from tests.unit.operator_io.parts import INSTALLATION, FakeClock, config_map, listening, resource, serving_pod
 from transcriber_operator.decide.live import replicas_owners
 from transcriber_operator.decide.observed import BuildProgress
 from transcriber_operator.errors import NotFoundError
 from transcriber_operator.observe.gatherer import Gatherer, reduced
+from transcriber_operator.observe.load import LoadReader
 from transcriber_operator.observe.progress import ProgressReader
 
 PROGRESS = {"stage": "fetch", "bytes_done": 10, "bytes_total": 40, "bytes_per_second": 5.0, "eta_seconds": 6.0}
@@ -42,11 +44,12 @@ def replica(port: int = 1, **status: Any) -> dict[str, Any]:
 
 
 class Store:
-    """Stands for the client: one resource with a child of each kind."""
+    """Stands for the client: one resource with a child of each kind that every resource has."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str]] = []
         self.gone = False
+        self.pods = [serving_pod("whisper-1")]
 
     async def get(self, kind: Any, namespace: str, name: str) -> dict[str, Any]:
         if self.gone:
@@ -56,27 +59,57 @@ class Store:
 
     async def select(self, kind: Any, namespace: str, selector: str) -> list[dict[str, Any]]:
         self.asked.append((kind.kind, namespace, selector))
+        if kind.kind in ("NodePool", "HorizontalPodAutoscaler", "ScaledObject"):
+            return []
+        if kind.kind == "Pod":
+            return self.pods
         return [{"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": "child", "managedFields": [{}]}}]
+
+
+@asynccontextmanager
+async def gatherer(store: Store, port: int = 1) -> AsyncIterator[Gatherer]:
+    """A gatherer whose pods listen at `port`."""
+    clock = FakeClock()
+    async with ProgressReader() as progress, LoadReader(clock, port=port) as load:
+        yield Gatherer(store, progress, load, INSTALLATION, clock)  # type: ignore[arg-type]
 
 
 async def test_every_kind_of_child_and_the_pods_are_listed_by_our_labels() -> None:
     store = Store()
-    async with ProgressReader() as progress:
-        found = await Gatherer(store, progress, INSTALLATION).observe("speech", "whisper")  # type: ignore[arg-type]
+    async with gatherer(store) as reader:
+        await reader.observe("speech", "whisper")
+        store.asked.clear()
+        found = await reader.observe("speech", "whisper")
     assert found is not None
     kinds = ["ConfigMap", "Service", "Job", "Deployment", "PodDisruptionBudget", "NetworkPolicy"]
     assert [child["kind"] for child in found.children] == kinds
     assert [pod["kind"] for pod in found.pods] == ["Pod"]
     asked = [("TranscriberDeployment", "speech", "whisper"), *((kind, "speech", SELECTOR) for kind in [*kinds, "Pod"])]
-    assert store.asked == asked
+    assert store.asked == asked  # kinds that it does not ask for are not asked about again
+    assert [failure.source for failure in found.load_failures] == ["whisper-1"]
     assert "managedFields" not in found.children[0]["metadata"]
 
 
 async def test_a_resource_that_is_gone_is_not_observed() -> None:
     store = Store()
     store.gone = True
-    async with ProgressReader() as progress:
-        assert await Gatherer(store, progress, INSTALLATION).observe("speech", "whisper") is None  # type: ignore[arg-type]
+    async with gatherer(store) as reader:
+        assert await reader.observe("speech", "whisper") is None
+
+
+async def test_a_look_asks_the_pods_and_nobody_else() -> None:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"load": {"age_seconds": 0, "queued_audio_seconds": 7, "in_flight_audio_seconds": 0}})
+
+    store = Store()
+    async with listening(handler) as address, gatherer(store, int(address.rpartition(":")[2])) as reader:
+        before = await reader.observe("speech", "whisper")
+        assert before is not None
+        store.asked.clear()
+        after = await reader.look(before.model_copy(update={"loads": ()}))
+    assert store.asked == []
+    assert [(sample.source, sample.queued_audio_seconds) for sample in after.loads] == [("whisper-1", 7.0)]
+    assert after == before
 
 
 def test_of_managed_fields_only_the_owners_of_the_replicas_are_kept() -> None:

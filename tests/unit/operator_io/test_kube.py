@@ -12,10 +12,21 @@ from aiohttp import web
 from tests.unit.operator_io.parts import FakeClock, Handler, config_map, listening, refusal, write_kubeconfig
 from transcriber_operator.cluster.kube import Kube
 from transcriber_operator.cluster.pace import Pace
-from transcriber_operator.cluster.resources import CHILDREN, resource_of
+from transcriber_operator.cluster.resources import (
+    CHILDREN,
+    EVENT,
+    NODE_POOL,
+    OCCASIONAL_CHILDREN,
+    POD,
+    SCALED_OBJECT,
+    Resource,
+    occasional_kinds,
+    resource_of,
+)
 from transcriber_operator.errors import (
     ConflictError,
     ForbiddenError,
+    KindMissingError,
     LeaseLostError,
     NotFoundError,
     OperatorError,
@@ -65,6 +76,50 @@ async def test_a_delete_names_the_uid_and_leaves_dependents_to_the_garbage_colle
         await kube.delete(CONFIG_MAPS, "speech", "one", "uid-1")
     assert asked[0].method == "DELETE"
     assert await asked[0].json() == {"preconditions": {"uid": "uid-1"}, "propagationPolicy": "Background"}
+
+
+async def test_a_pod_is_deleted_with_the_time_that_is_left_to_it(tmp_path: Path) -> None:
+    handler, asked = answering(web.json_response({}))
+    async with client(handler, tmp_path) as kube:
+        await kube.delete(POD, "speech", "whisper-1", "uid-1", 0)
+    assert (await asked[0].json())["gracePeriodSeconds"] == 0
+
+
+async def test_a_list_is_chosen_by_labels_or_by_fields(tmp_path: Path) -> None:
+    handler, asked = answering(*(web.json_response({"metadata": {}, "items": []}) for _ in range(2)))
+    async with client(handler, tmp_path) as kube:
+        await kube.select(NODE_POOL, None, "app=ours")
+        await kube.select(EVENT, "default", fields="type=Warning")
+    assert [(request.path, dict(request.query)) for request in asked] == [
+        ("/apis/karpenter.sh/v1/nodepools", {"labelSelector": "app=ours", "limit": "500"}),
+        ("/apis/events.k8s.io/v1/namespaces/default/events", {"fieldSelector": "type=Warning", "limit": "500"}),
+    ]
+
+
+async def test_a_kind_that_the_cluster_does_not_know_is_told_from_an_object_that_is_not_there(tmp_path: Path) -> None:
+    handler, _ = answering(web.Response(status=404, text="404 page not found"), refusal(404, "not found"))
+    async with client(handler, tmp_path) as kube:
+        with pytest.raises(KindMissingError, match=r"list of NodePool .*: the cluster has no such kind"):
+            await kube.select(NODE_POOL, None, "app=ours")
+        with pytest.raises(NotFoundError):
+            await kube.get(NODE_POOL, None, "one")
+
+
+async def test_a_kind_is_looked_up_in_the_version_that_the_server_prefers(tmp_path: Path) -> None:
+    group = {"preferredVersion": {"groupVersion": "karpenter.k8s.aws/v1"}}
+    kinds = {
+        "resources": [
+            {"name": "ec2nodeclasses/status", "kind": "EC2NodeClass", "namespaced": False},
+            {"name": "ec2nodeclasses", "kind": "EC2NodeClass", "namespaced": False},
+        ]
+    }
+    handler, asked = answering(*(web.json_response(page) for page in (group, kinds, group, kinds)))
+    async with client(handler, tmp_path) as kube:
+        found = await kube.look_up("karpenter.k8s.aws", "EC2NodeClass")
+        assert found == Resource("karpenter.k8s.aws/v1", "EC2NodeClass", "ec2nodeclasses", is_namespaced=False)
+        with pytest.raises(KindMissingError, match=r"karpenter\.k8s\.aws/v1 has no kind Other"):
+            await kube.look_up("karpenter.k8s.aws", "Other")
+    assert [request.path for request in asked[:2]] == ["/apis/karpenter.k8s.aws", "/apis/karpenter.k8s.aws/v1"]
 
 
 async def test_a_long_list_is_read_page_by_page_and_each_item_says_what_it_is(tmp_path: Path) -> None:
@@ -243,11 +298,25 @@ def test_paths_are_those_of_the_api() -> None:
     td = resource_of("serving.transcriber.dev/v1alpha1", "TranscriberDeployment")
     wanted = "/apis/serving.transcriber.dev/v1alpha1/namespaces/speech/transcriberdeployments/whisper/status"
     assert td.path("speech", "whisper", "status") == wanted
-    assert td.path_everywhere() == "/apis/serving.transcriber.dev/v1alpha1/transcriberdeployments"
+    assert td.path() == "/apis/serving.transcriber.dev/v1alpha1/transcriberdeployments"
+    assert NODE_POOL.path("speech", "one") == "/apis/karpenter.sh/v1/nodepools/one"  # it lives in no namespace
     assert CONFIG_MAPS.path("../kube-system", "a/b") == "/api/v1/namespaces/..%2Fkube-system/configmaps/a%2Fb"
 
 
 def test_a_kind_that_is_not_written_is_refused_with_the_place_to_add_it() -> None:
     with pytest.raises(ValueError, match="add it to CHILDREN and to its role"):
         resource_of("v1", "Secret")
-    assert len({entry.kind for entry in CHILDREN}) == 6
+    assert len({entry.kind for entry in (*CHILDREN, *OCCASIONAL_CHILDREN)}) == 9
+
+
+@pytest.mark.parametrize(
+    ("spec", "kinds"),
+    [
+        ({"capacity": {"provisioner": "Karpenter"}, "scaling": {"mode": "Builtin"}}, {NODE_POOL}),
+        ({"capacity": {"provisioner": "None"}, "scaling": {"mode": "Keda"}}, {SCALED_OBJECT}),
+        ({"capacity": {"provisioner": "None"}, "scaling": {"mode": "External"}}, set()),
+        ({}, set()),
+    ],
+)
+def test_a_spec_asks_for_occasional_kinds_by_its_provisioner_and_its_mode(spec: dict[str, Any], kinds: set[Resource]) -> None:
+    assert occasional_kinds(spec) == kinds

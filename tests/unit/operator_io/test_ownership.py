@@ -36,6 +36,13 @@ def test_an_object_of_somebody_else_is_never_taken_over(labels: dict[str, str] |
     assert "ConfigMap child exists and is not ours; delete it, or give the TranscriberDeployment another name" in str(error)
 
 
+@pytest.mark.parametrize(("namespace", "is_ours"), [("speech", True), ("calls", False), (None, False)])
+def test_what_lives_in_no_namespace_is_ours_by_its_labels(namespace: str | None, is_ours: bool) -> None:
+    labels = LABEL | ({"serving.transcriber.dev/namespace": namespace} if namespace else {})
+    pool = {"apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": {"name": "speech-whisper-spot", "labels": labels}}
+    assert (objection(pool, resource()) is None) is is_ours
+
+
 @pytest.mark.parametrize(("kind", "name"), [("HelmRelease", "whisper"), ("TranscriberDeployment", "other")])
 def test_a_child_of_somebody_else_is_never_taken_over(kind: str, name: str) -> None:
     error = objection(owned_by(kind, name, "uid-9"), resource())

@@ -14,9 +14,17 @@ from transcriber_operator.clock import SystemClock
 from transcriber_operator.debug import Explanation, Journal
 from transcriber_operator.decide.decision import Decision
 from transcriber_operator.decide.observed import Observed
-from transcriber_operator.errors import ConflictError, ForbiddenError, LeaseLostError, NotFoundError, TerminalError, TransientError
+from transcriber_operator.errors import (
+    ConflictError,
+    ForbiddenError,
+    KindMissingError,
+    LeaseLostError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+)
 from transcriber_operator.handlers.racing import unless
-from transcriber_operator.handlers.reconcile import PASSES_AT_ONCE, Reconciler
+from transcriber_operator.handlers.reconcile import PASSES_AT_ONCE, Reconciler, Subject
 from transcriber_operator.handlers.schedule import End, Outcome, Timing
 from transcriber_operator.handlers.wakes import Wakes
 from transcriber_operator.metrics import Metrics
@@ -35,11 +43,18 @@ class Cluster:
         self.failures: list[Exception] = []  # of the next passes
         self.found: Callable[[str], Observed | None] = lambda name: observed(resource=resource(name))
         self.statuses: list[Status] = []
+        self.forgotten: list[str] = []
 
     async def observe(self, namespace: str, name: str) -> Observed | None:
         if name in self.hangs:
             await asyncio.Event().wait()
         return self.found(name)
+
+    async def look(self, seen: Observed) -> Observed:
+        return seen
+
+    def forget(self, uid: str) -> None:
+        self.forgotten.append(uid)
 
     async def execute(self, _observed: Observed, _decision: Decision) -> None:
         self.passes += 1
@@ -78,7 +93,7 @@ class Rig:
         return asyncio.create_task(self.reconciler.look_after("speech", name, uid, 1, self.stop.wait()))
 
     async def one_pass(self, uid: str = "uid-1") -> End:
-        return await self.reconciler.run_pass("speech", "whisper", uid)
+        return await self.reconciler.run_pass(Subject("speech", "whisper", uid))
 
 
 async def test_it_begins_with_a_pass_and_then_waits_for_a_change() -> None:
@@ -181,6 +196,7 @@ async def test_a_conflict_is_tried_again_at_once() -> None:
         (NotFoundError("n"), End(Outcome.CONFLICT)),
         (TransientError("t", 7.0), End(Outcome.TRANSIENT, 7.0)),
         (ForbiddenError("f"), End(Outcome.TRANSIENT)),
+        (KindMissingError("k"), End(Outcome.TRANSIENT)),
         (TerminalError("x"), End(Outcome.TERMINAL)),
         (LeaseLostError("l"), End(Outcome.LEASE_LOST)),
         (KeyError("bug"), End(Outcome.TRANSIENT)),
@@ -268,12 +284,15 @@ async def test_a_refusal_is_told_in_the_status_once() -> None:
     assert len(rig.cluster.statuses) == 1
 
 
-async def test_a_ban_is_told_in_the_status_too() -> None:
+@pytest.mark.parametrize("failure", [ForbiddenError("403 exceeded quota"), KindMissingError("the cluster has no such kind")])
+async def test_a_ban_and_a_missing_kind_are_told_in_the_status_too(failure: TransientError) -> None:
     rig = Rig()
-    rig.cluster.failures = [ForbiddenError("403 exceeded quota")]
+    rig.cluster.failures = [failure]
     assert await rig.one_pass() == End(Outcome.TRANSIENT)
     [told] = rig.cluster.statuses
-    assert (told.conditions[0].reason, "403 exceeded quota" in told.conditions[0].message) == ("ApiRefused", True)
+    assert (told.conditions[0].reason, str(failure) in told.conditions[0].message) == ("ApiRefused", True)
+    series = 'transcriber_status_condition{condition="Ready",name="whisper",namespace="speech",status="False"} 1.0'
+    assert series in rig.metrics.render().decode()
 
 
 async def test_the_journal_keeps_the_last_pass_and_forgets_what_is_no_longer_looked_after() -> None:
@@ -289,6 +308,7 @@ async def test_the_journal_keeps_the_last_pass_and_forgets_what_is_no_longer_loo
     rig.stop.set()
     await loop
     assert rig.journal.read("speech", "whisper") is None
+    assert rig.cluster.forgotten == ["uid-1"]
 
 
 async def test_a_decision_that_fails_is_in_the_journal_with_what_it_failed_on(caplog: pytest.LogCaptureFixture) -> None:

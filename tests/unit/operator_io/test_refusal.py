@@ -8,7 +8,7 @@ import pytest
 from tests.unit.operator_io.parts import START, resource
 from transcriber_api.conditions import Condition, ConditionType, Observation, Reason, merge
 from transcriber_api.status import Status
-from transcriber_operator.errors import ForbiddenError, TerminalError
+from transcriber_operator.errors import ForbiddenError, KindMissingError, TerminalError
 from transcriber_operator.execute.refusal import refused_status
 
 MESSAGE = "apply of Deployment whisper-gpu: 422 invalid"
@@ -52,6 +52,17 @@ def test_a_ban_is_not_called_the_specs_fault_and_says_that_it_is_tried_again() -
         assert (conditions[type_].status, conditions[type_].reason) == (truth, "ApiRefused")
         assert conditions[type_].message.startswith("apply of Deployment whisper-gpu: 403 exceeded quota: pods; ")
         assert conditions[type_].message.endswith("It is tried again.")
+
+
+def test_a_kind_that_is_not_installed_is_told_with_what_to_do() -> None:
+    missing = KindMissingError("apply of ScaledObject whisper: the cluster has no such kind")
+    conditions = by_type(refused_status(live(decided()), None, missing, START))
+    assert (conditions["SpecValid"].status, conditions["Ready"].status, conditions["Ready"].reason) == (
+        "True",
+        "False",
+        "ApiRefused",
+    )
+    assert "; install what brings this kind, or change the spec so that it is not needed." in conditions["Ready"].message
 
 
 def test_the_rest_is_as_decided() -> None:

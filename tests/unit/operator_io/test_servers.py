@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import aiohttp
 import pytest
 
-from tests.unit.operator_io.parts import FakeClock, observed
+from tests.unit.operator_io.parts import FakeClock, figures, observed
 from transcriber_operator.debug import Explanation, Journal
 from transcriber_operator.decide.decision import Decision
 from transcriber_operator.errors import OperatorError
@@ -73,6 +73,17 @@ async def test_metrics_are_read_with_the_ages_of_this_moment() -> None:
     assert status == 200
     assert "transcriber_operator_heartbeat_age_seconds 12.0" in body
     assert 'transcriber_operator_passes_total{outcome="Settled"} 1.0' in body
+
+
+async def test_a_scaler_reads_the_replicas_that_the_work_calls_for() -> None:
+    metrics = Metrics()
+    metrics.figures.record("speech", "whisper", "uid-1", figures(desired=3))
+    async with serving((LOOPBACK, metrics_app(metrics))) as (address,):
+        assert await read(address, "/scaling/speech/whisper") == (200, '{"desiredReplicas": 3}')
+        status, body = await read(address, "/scaling/speech/other")
+        assert (status, "no decision about speech/other" in body) == (404, True)
+        metrics.figures.forget("speech", "whisper", "uid-1")
+        assert (await read(address, "/scaling/speech/whisper"))[0] == 404
 
 
 async def test_the_last_pass_of_a_resource_is_shown_as_json() -> None:

@@ -21,11 +21,14 @@ PoolName = Annotated[str, Text("a DNS label (lower-case letters, digits and -)",
 
 
 class NodeClassRef(ApiModel):
-    """The Karpenter node class (image, subnets, instance role) of every NodePool that is rendered."""
+    """The Karpenter node class (image, subnets, instance role) of every NodePool that is rendered; it is not rendered itself."""
 
-    group: ObjectName = Field(description="API group of the node class.", examples=["karpenter.k8s.aws"])
+    group: ObjectName = Field(
+        description="API group of the node class; Karpenter fixes it and kind for a NodePool: rename the pools with it.",
+        examples=["karpenter.k8s.aws"],
+    )
     kind: Annotated[str, Text("a kind such as EC2NodeClass", 63, r"^[A-Z][A-Za-z0-9]*$")] = Field(
-        description="Kind of the node class.", examples=["EC2NodeClass"]
+        description="Kind of the node class; see group.", examples=["EC2NodeClass"]
     )
     name: ObjectName = Field(description="Name of the node class; it must exist.", examples=["gpu"])
 
@@ -70,7 +73,9 @@ class Pool(ApiModel):
         default="OnDemand", description="Spot is cheap and can be taken back within two minutes.", examples=["Spot"]
     )
     gpus: Annotated[tuple[Gpu, ...], ListType("set", 16)] = Field(
-        default=(), description="GPU names that may serve; empty: every GPU with enough memory.", examples=[["l4", "a10g"]]
+        default=(),
+        description="GPU names that may serve, as Karpenter names them; empty: every GPU with enough memory.",
+        examples=[["l4", "a10g"]],
     )
     zones: Annotated[tuple[Zone, ...], ListType("set", 16)] = Field(
         default=(), description="Zones that may serve; empty: every zone of the node class.", examples=[["us-east-1a"]]
@@ -82,7 +87,9 @@ class Pool(ApiModel):
         default=0, description="Replicas that always stay in this pool: a floor that spot cannot take away.", examples=[1]
     )
     max_nodes: Annotated[int, Strict(), Field(ge=1, le=1000)] = Field(
-        default=20, description="Most nodes, and so replicas, of this pool.", examples=[20]
+        default=20,
+        description="Most nodes, and so replicas, of this pool. Its NodePool may have one more, for a replica that takes over.",
+        examples=[20],
     )
     price_per_hour: Dollars | None = Field(
         default=None,
@@ -91,7 +98,7 @@ class Pool(ApiModel):
     )
     node_selector: Annotated[dict[str, LabelValue], Field(max_length=16)] = Field(
         default_factory=dict,
-        description="Labels that a node must have, beside those that the operator asks for.",
+        description="Labels that a node must have, beside those that the operator asks for; Karpenter's nodes are given them.",
         examples=[{"node.kubernetes.io/instance-type": "g6.xlarge"}],
     )
     tolerations: Annotated[tuple[Toleration, ...], ListType("atomic", 16)] = Field(

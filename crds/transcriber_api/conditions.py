@@ -73,12 +73,16 @@ class Reason(_Explained):
     INSUFFICIENT_CAPACITY = "InsufficientCapacity", "The cloud has no such node; add zones, GPUs or an OnDemand pool."
     UNSCHEDULABLE = "Unschedulable", "No node fits the pods; check resources, nodeSelector and tolerations."
     NODE_CLASS_NOT_READY = "NodeClassNotReady", "nodeClassRef is missing or not ready; see that object's status."
+    KARPENTER_MISSING = "KarpenterMissing", "capacity.provisioner is Karpenter, which is not installed; install it or set None."
+    MODEL_DOES_NOT_FIT = "ModelDoesNotFit", "No GPU of a pool has memory for the model; lower runtime.slots or take larger GPUs."
+    NO_INSTANCE_TYPE = "NoInstanceType", "No instance type has what a pool asks for; change its gpus or runtime.resources."
     NODE_LIMIT_REACHED = "NodeLimitReached", "Every pool is at maxNodes; raise it or add a pool."
     FALLEN_BACK = "FallenBack", "On-demand nodes stand in for spot; they return after fallback.returnAfterSeconds."
     INTERRUPTED = "Interrupted", "Spot nodes are being reclaimed; replacements are ordered."
     BUDGET_LIMITED = "BudgetLimited", "The budget allows fewer replicas than the queue needs; raise budget or wait longer."
     REPLICA_LIMIT_REACHED = "ReplicaLimitReached", "The queue needs more than scaling.maxReplicas."
     METRICS_STALE = "MetricsStale", "No fresh queue figures; replicas are held and never lowered."
+    SCALED = "Scaled", "The number of replicas was changed; the message says why."
     EXTERNALLY_SCALED = "ExternallyScaled", "scaling.mode leaves spec.scaling.replicas to someone else."
     CONFLICTING_WRITER = (
         "ConflictingWriter",

@@ -129,6 +129,9 @@ Quantity = Annotated[
     _IntOrString(),
 ]
 Dollars = Annotated[str, Text('US dollars as a quoted decimal such as "20" or "0.85"', 16, r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,4})?$")]
+Balance = Annotated[
+    str, Text('US dollars as a quoted decimal such as "197.26", with - in debt', 17, r"^-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,4})?$")
+]
 DecimalText = Annotated[str, Text('a quoted decimal such as "3.25"', 20, r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,4})?$")]
 Sha256 = Annotated[str, Text("a sha256 of 64 lower-case hexadecimal digits", 64, r"^[0-9a-f]{64}$", 64)]
 Digest = Annotated[str, Text("sha256- and 64 lower-case hexadecimal digits", 71, r"^sha256-[0-9a-f]{64}$", 71)]

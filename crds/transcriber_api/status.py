@@ -7,11 +7,13 @@ from pydantic import Field
 from transcriber_api.capacity import PoolName
 from transcriber_api.conditions import Condition
 from transcriber_api.quantities import (
+    Balance,
     Count,
     DecimalText,
     Digest,
     Dollars,
     ListType,
+    ObjectName,
     Percent,
     Prose,
     Replicas,
@@ -23,6 +25,10 @@ from transcriber_api.rules import ApiModel
 
 Endpoint = Annotated[str, Text("an address", 512)]
 Summary = Annotated[str, Text("a short text", 1024, None, 0)]
+ScalingCause = Literal["Steady", "Backlog", "KeptWarm", "Idle", "Floor", "Limit", "Budget", "Stale"]
+StageName = Literal[
+    "NodeLaunch", "NodeRegistration", "NodeInitialization", "Scheduling", "ImagePull", "RepositoryBuild", "ModelLoad"
+]
 
 
 class Endpoints(ApiModel):
@@ -63,6 +69,23 @@ class PoolStatus(ApiModel):
     reason: Annotated[str, Text("a CamelCase reason", 64, r"^[A-Za-z][A-Za-z0-9]*$")] | None = Field(
         default=None, description="Why ready falls short of desired.", examples=["WaitingForSpotCapacity"]
     )
+    lead_time_seconds: Count | None = Field(
+        default=None, description="From ordering a replica of it to its first result, in seconds, as learnt.", examples=[240]
+    )
+    replica_throughput: DecimalText | None = Field(
+        default=None, description="Audio seconds that one replica of it decodes per second, as learnt.", examples=["95.2"]
+    )
+    price_per_hour: Dollars | None = Field(
+        default=None, description="Price that one more node of it is planned with, US dollars per hour.", examples=["0.4346"]
+    )
+    fallen_back_replicas: Replicas | None = Field(
+        default=None, description="Replicas that it has in place of spot nodes that do not come.", examples=[1]
+    )
+    whole_since: Timestamp | None = Field(
+        default=None,
+        description="Since when a Spot pool has every replica that it should have; on-demand is given back some time after.",
+        examples=["2026-01-31T12:00:00Z"],
+    )
 
 
 class ScalingStatus(ApiModel):
@@ -77,6 +100,22 @@ class ScalingStatus(ApiModel):
     lead_time_seconds: Count | None = Field(
         default=None, description="From ordering a replica to its first result, in seconds, as learnt.", examples=[240]
     )
+    offered_load: DecimalText | None = Field(
+        default=None, description="Replicas that what arrives would keep busy: arrivalRate by replicaThroughput.", examples=["1.3"]
+    )
+    steady_replicas: Replicas | None = Field(
+        default=None, description="Replicas that what arrives needs in the long run.", examples=[2]
+    )
+    ordered_replicas: Replicas | None = Field(
+        default=None, description="Replicas that are ordered and do not serve yet; they count from when they will.", examples=[1]
+    )
+    called_for: Count | None = Field(
+        default=None, description="Replicas that the work calls for, before maxReplicas and the budget.", examples=[3]
+    )
+    affordable_replicas: Count | None = Field(
+        default=None, description="Replicas that the budget pays for now; absent without a budget.", examples=[12]
+    )
+    cause: ScalingCause | None = Field(default=None, description="What decided.", examples=["Backlog"])
     desired: Replicas | None = Field(default=None, description="Replicas decided on.", examples=[3])
     reason: Prose | None = Field(
         default=None, description="The decision in a sentence.", examples=["1800 s wait, 2 replicas ordered"]
@@ -100,6 +139,34 @@ class CostStatus(ApiModel):
 
     per_hour: Dollars | None = Field(default=None, description="US dollars per hour.", examples=["2.4144"])
     per_audio_hour: Dollars | None = Field(default=None, description="US dollars per hour of audio decoded.", examples=["0.0085"])
+    allowed_per_hour: Dollars | None = Field(
+        default=None, description="US dollars per hour that the budget allows now; absent without a budget.", examples=["20"]
+    )
+    bucket_dollars: Balance | None = Field(
+        default=None,
+        description="US dollars of the month's budget that are saved up for a burst; negative after more was spent than came in.",
+        examples=["197.2603"],
+    )
+
+
+class ColdStartStage(ApiModel):
+    """One stage of a replica's start."""
+
+    name: StageName = Field(
+        description="Which stage; Scheduling counts from the pod's creation where no node had to come.", examples=["ModelLoad"]
+    )
+    seconds: Count = Field(description="How long it took, in seconds.", examples=[41])
+
+
+class ColdStart(ApiModel):
+    """How long a replica took to serve."""
+
+    pod: ObjectName = Field(description="Name of its pod.", examples=["whisper-spot-6d9f-x2x7k"])
+    pool: PoolName = Field(description="Its pool.", examples=["spot"])
+    seconds: Count = Field(description="From the pod's creation to its first passed canary, in seconds.", examples=[233])
+    stages: Annotated[tuple[ColdStartStage, ...], ListType("map", 7, ("name",))] = Field(
+        default=(), description="Its stages.", examples=[[]]
+    )
 
 
 class Status(ApiModel):
@@ -131,3 +198,6 @@ class Status(ApiModel):
     scaling: ScalingStatus | None = Field(default=None, description="The last scaling decision and its terms.")
     speculation: SpeculationStatus | None = Field(default=None, description="How well the draft guesses.")
     cost: CostStatus | None = Field(default=None, description="What it costs.")
+    cold_starts: Annotated[tuple[ColdStart, ...], ListType("map", 8, ("pod",))] = Field(
+        default=(), description="The last starts of replicas, newest last.", examples=[[]]
+    )

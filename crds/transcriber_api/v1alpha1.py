@@ -58,7 +58,7 @@ class Scaling(ApiModel):
         default="Builtin",
         description=(
             "Who decides: the operator (Builtin), whoever writes `replicas` (External), or a HorizontalPodAutoscaler or "
-            "ScaledObject that the operator renders over its own figures (Hpa, Keda)."
+            "ScaledObject that the operator renders over its own figures (Hpa, Keda). Hpa keeps at least one replica."
         ),
         examples=["Builtin"],
     )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any, Final
 
 import jsonschema
@@ -231,8 +232,12 @@ def _items(path: str, node: Node, count: int) -> list[Any]:
     items = node["items"]
     if "properties" not in items:
         return list(_names(count))
-    keys = [key for key in node.get("x-kubernetes-list-map-keys", ()) if "enum" not in items["properties"][key]]
-    return [_good(f"{path}[]", items) | dict.fromkeys(keys, name) for name in _names(count)]
+    keys = node.get("x-kubernetes-list-map-keys", ())
+    free = [key for key in keys if "enum" not in items["properties"][key]]
+    if keys and not free:  # as long as the values of the key at most; what is beyond names one twice
+        [key] = keys
+        return [_good(f"{path}[]", items) | {key: name} for name in islice(cycle(items["properties"][key]["enum"]), count)]
+    return [_good(f"{path}[]", items) | dict.fromkeys(free, name) for name in _names(count)]
 
 
 def _names(count: int) -> list[str]:

@@ -39,6 +39,7 @@ def restricted(control_plane: ControlPlane, namespace: str) -> str:
 @pytest.fixture(params=["eks-large-v3", "whisper-base", "own build"])
 def of(request: pytest.FixtureRequest, control_plane: ControlPlane, restricted: str, root_dir: Path) -> Context:
     """A stored resource; without one of its UID its children would be collected as garbage."""
+    control_plane.apply_crds(*control_plane.binaries.assets("karpenter"))
     example = root_dir / "examples" / f"{request.param}.yaml"
     spec = OWN_BUILD if request.param == "own build" else yaml.safe_load(example.read_text(encoding="utf-8"))["spec"]
     base = context(spec, name="whisper", namespace=restricted)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from transcriber_api.quantities import DecimalText, Dollars, LabelValue, Language, Quantity, Seconds, quantity_value
+from transcriber_api.quantities import Balance, DecimalText, Dollars, LabelValue, Language, Quantity, Seconds, quantity_value
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,17 @@ def test_any_accepted_quantity_has_a_value(number: int, suffix: str):
 @pytest.mark.parametrize("good", ["0", "20", "0.85", "6000.50", "2.4144"])
 def test_dollars_are_quoted_decimals(good: str):
     assert TypeAdapter(Dollars).validate_python(good) == good
+
+
+@pytest.mark.parametrize("good", ["0", "197.26", "-20", "-0.85"])
+def test_a_balance_may_be_in_debt(good: str):
+    assert TypeAdapter(Balance).validate_python(good) == good
+
+
+@pytest.mark.parametrize("bad", ["-", "--1", "+1", "-$1", "-.5"])
+def test_other_balances_are_refused(bad: str):
+    with pytest.raises(ValidationError, match="with - in debt"):
+        TypeAdapter(Balance).validate_python(bad)
 
 
 @pytest.mark.parametrize("bad", ["", "$20", "20.", ".5", "-1", "1e3", "01", "1,000", 20, 20.5, "NaN"])

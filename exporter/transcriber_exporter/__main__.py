@@ -7,6 +7,7 @@ Triton is ready while the words are right. Before the pod ends, GET /drain waits
   GET /triton/ready    200 while the last canary passed and the pod is not draining; a long queue is no failure
   GET /triton/live     503 when Triton has shown no life for long: restart it
   GET /drain           stop being ready, wait until nothing is in flight or the time is up, then say what is left
+  GET /load            what Triton holds and has done, for the operator: JSON, with "load": null and a reason where it does not say
   GET /livez           200 while this process turns
   GET /metrics         Prometheus
   GET /status          all of it as JSON, for people
@@ -33,6 +34,7 @@ from transcriber_exporter.app import Sidecar
 from transcriber_exporter.canary import Timing
 from transcriber_exporter.drain import Drain
 from transcriber_exporter.endpoint import Endpoint, metrics_url
+from transcriber_exporter.looks import Looks
 from transcriber_exporter.metrics import Metrics
 from transcriber_exporter.triton import CONNECT_SECONDS, Triton
 from transcriber_exporter.watch import Watch
@@ -62,11 +64,11 @@ async def _run(options: argparse.Namespace) -> None:
     async with aiohttp.ClientSession() as session:
         triton = Triton(options.triton, options.triton_metrics, session)
         metrics = Metrics()
-        watch = Watch(triton, _timing(options), metrics, clock)
-        drain = Drain(triton, options.drain_seconds, clock)
-        runner = web.AppRunner(
-            Sidecar(watch, drain, metrics, clock).application(), access_log=None, shutdown_timeout=LAST_ANSWERS_SECONDS
-        )
+        looks = Looks(triton, metrics, clock)
+        watch = Watch(triton, looks, _timing(options), metrics, clock)
+        drain = Drain(looks, options.drain_seconds, clock)
+        sidecar = Sidecar(watch, looks, drain, metrics, clock)
+        runner = web.AppRunner(sidecar.application(), access_log=None, shutdown_timeout=LAST_ANSWERS_SECONDS)
         await runner.setup()
         try:
             await web.TCPSite(runner, options.listen.host, options.listen.port).start()

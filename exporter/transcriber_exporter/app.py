@@ -1,14 +1,15 @@
-"""The HTTP side: probes for the kubelet, the drain for its preStop hook, metrics for Prometheus, /status for people."""
+"""The HTTP side: probes for the kubelet, the drain for its preStop hook, the load for the operator, metrics, /status for people."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from transcriber_exporter.canary import Verdict
 from transcriber_exporter.drain import Drain
+from transcriber_exporter.looks import Looks
 from transcriber_exporter.metrics import Metrics
 from transcriber_exporter.watch import Watch
 
@@ -20,8 +21,9 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 class Sidecar:
     """Answers for one Triton."""
 
-    def __init__(self, watch: Watch, drain: Drain, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(self, watch: Watch, looks: Looks, drain: Drain, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._watch = watch
+        self._looks = looks
         self._drain = drain
         self._metrics = metrics
         self._clock = clock
@@ -51,6 +53,7 @@ class Sidecar:
                 web.get("/triton/ready", _probe(self.readiness)),
                 web.get("/triton/live", _probe(self.liveness)),
                 web.get("/drain", self._answer_drain),
+                web.get("/load", self._answer_load),
                 web.get("/metrics", self._answer_metrics),
                 web.get("/status", self._answer_status),
             ]
@@ -60,6 +63,12 @@ class Sidecar:
     async def _answer_drain(self, _request: web.Request) -> web.Response:
         # A Triton that is killed for its silence finishes nothing; its restart would only wait.
         return web.json_response(await self._drain.wait(is_stuck=not self.liveness().holds))
+
+    async def _answer_load(self, _request: web.Request) -> web.Response:
+        return web.json_response(self._load())
+
+    def _load(self) -> dict[str, Any]:
+        return self._looks.known.answer(self._clock(), is_draining=self._drain.begun.is_set())
 
     async def _answer_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._metrics.text(), headers={"Content-Type": PROMETHEUS_TEXT})
@@ -72,9 +81,8 @@ class Sidecar:
                 "started": asdict(self.started()),
                 "ready": asdict(self.readiness()),
                 "live": asdict(self.liveness()),
-                "draining": self._drain.begun.is_set(),
                 "last_canary": None if last is None else asdict(last) | {"ended_seconds_ago": round(now - watch.state.ended_at, 1)},
-                "load": None if watch.scrape is None else asdict(watch.scrape.load),
+                **self._load(),
             }
         )
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from transcriber_exporter.load import Load
-from transcriber_exporter.triton import ScrapeError, Triton, TritonGoneError
+from transcriber_exporter.looks import Looks
+from transcriber_exporter.triton import ScrapeError, TritonGoneError
 
 POLL_SECONDS: Final = 0.5
 SETTLE_SECONDS: Final = 3.0  # until proxies and clients have heard that this pod takes no more, and between the steps of a window
@@ -53,12 +54,12 @@ class Drain:
 
     def __init__(
         self,
-        triton: Triton,
+        looks: Looks,
         limit_seconds: float,
         clock: Callable[[], float],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._triton = triton
+        self._looks = looks
         self._limit_seconds = limit_seconds
         self._clock = clock
         self._pause = pause
@@ -81,7 +82,7 @@ class Drain:
         has_ended = False
         while True:
             try:
-                await self._triton.scrape()
+                await self._looks.look()
             except TritonGoneError:
                 has_ended = True
             except ScrapeError:
@@ -108,7 +109,7 @@ class Drain:
 
     async def _observe(self, state: DrainState) -> DrainState:
         try:
-            scrape = await self._triton.scrape()
+            scrape = await self._looks.look()
         except TritonGoneError:
             return state.with_triton_gone()
         except ScrapeError as error:

@@ -12,30 +12,35 @@ from google.protobuf.message import DecodeError
 
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 PACKAGE: Final = "inference"
-STRING, BYTES, INT64, MESSAGE = (
+STRING, BYTES, INT64, BOOL = (
     descriptor_pb2.FieldDescriptorProto.TYPE_STRING,
     descriptor_pb2.FieldDescriptorProto.TYPE_BYTES,
     descriptor_pb2.FieldDescriptorProto.TYPE_INT64,
-    descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
+    descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
 )
-# Message -> (field, number, type, repeated)
+# Message -> (field, number, type or name of a message, repeated); a map is, on the wire, repeated entries of key and value
 MESSAGES: Final = {
     "Tensor": (("name", 1, STRING, False), ("datatype", 2, STRING, False), ("shape", 3, INT64, True)),
+    "Parameter": (("bool_param", 1, BOOL, False),),
+    "ParameterEntry": (("key", 1, STRING, False), ("value", 2, "Parameter", False)),
     "ModelInferRequest": (
         ("model_name", 1, STRING, False),
-        ("inputs", 5, MESSAGE, True),
-        ("outputs", 6, MESSAGE, True),
+        ("parameters", 4, "ParameterEntry", True),
+        ("inputs", 5, "Tensor", True),
+        ("outputs", 6, "Tensor", True),
         ("raw_input_contents", 7, BYTES, True),
     ),
-    "ModelInferResponse": (("outputs", 5, MESSAGE, True), ("raw_output_contents", 6, BYTES, True)),
+    "ModelInferResponse": (("outputs", 5, "Tensor", True), ("raw_output_contents", 6, BYTES, True)),
 }
+CANARY_PARAMETER: Final = "transcriber_canary"  # what `transcribe` knows a canary by, so that it counts as no work
 LENGTH_BYTES: Final = 4  # before each element of a raw string tensor, little endian
 
 
 def encode_request(model: str, audio: bytes, options: dict[str, str]) -> bytes:
-    """Return the request that has `model` transcribe a file of audio."""
+    """Return the request that has `model` transcribe a file of audio, marked as a canary."""
     request = _new("ModelInferRequest")
     request.model_name = model
+    request.parameters.add(key=CANARY_PARAMETER).value.bool_param = True
     for name, value in (("AUDIO", audio), ("OPTIONS", json.dumps(options).encode())):
         request.inputs.add(name=name, datatype="BYTES", shape=[1])
         request.raw_input_contents.append(len(value).to_bytes(LENGTH_BYTES, "little") + value)
@@ -69,8 +74,14 @@ def _describe() -> descriptor_pb2.FileDescriptorProto:
                 if repeated
                 else descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL
             )
-            type_name = f".{PACKAGE}.Tensor" if kind == MESSAGE else None
-            message.field.add(name=field, number=number, type=kind, label=label, type_name=type_name)
+            is_message = isinstance(kind, str)
+            message.field.add(
+                name=field,
+                number=number,
+                type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE if is_message else kind,
+                label=label,
+                type_name=f".{PACKAGE}.{kind}" if is_message else None,
+            )
     return file
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from transcriber_exporter.canary import Outcome, Result
 
-DURATION_BUCKETS_SECONDS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+CANARY_BUCKETS_SECONDS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SCRAPE_BUCKETS_SECONDS: Final = (0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0)
 
 
 class Metrics:
@@ -15,11 +16,12 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._success = Gauge("transcriber_canary_success", "1 where the last canary passed", registry=self.registry)
         self._duration = Histogram(
             "transcriber_canary_duration_seconds",
             "From the call of a canary to its end, however it ended",
-            buckets=DURATION_BUCKETS_SECONDS,
+            buckets=CANARY_BUCKETS_SECONDS,
             registry=self.registry,
         )
         self._canaries = Counter("transcriber_canaries", "Canaries by their outcome", ["outcome"], registry=self.registry)
@@ -28,6 +30,15 @@ class Metrics:
         )
         self._scrapes = Counter("transcriber_exporter_scrapes", "Looks at Triton's metrics", registry=self.registry)
         self._scrape_failures = Counter("transcriber_exporter_scrape_failures", "Those that failed", registry=self.registry)
+        self._scrape_duration = Histogram(
+            "transcriber_exporter_scrape_duration_seconds",
+            "How long looks at Triton's metrics took, however they ended",
+            buckets=SCRAPE_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self._restarts = Counter(
+            "transcriber_server_restarts", "Times that Triton's counters were seen to have begun anew", registry=self.registry
+        )
         for outcome in Outcome:
             self._canaries.labels(outcome.value)
 
@@ -40,14 +51,16 @@ class Metrics:
         if passed:
             self._passed_at.set_to_current_time()
 
-    def scraped(self, *, succeeded: bool) -> None:
-        """Count a look at Triton's metrics."""
+    def looked(self, duration_seconds: float, *, succeeded: bool, is_another: bool) -> None:
+        """Count a look at Triton's metrics, and whether it met another server than the last one that succeeded."""
         self._scrapes.inc()
         self._scrape_failures.inc(not succeeded)
+        self._scrape_duration.observe(duration_seconds)
+        self._restarts.inc(is_another)
 
-    def show(self, name: str, documentation: str, holds: Callable[[], bool]) -> None:
-        """Add a gauge of 0 or 1 that is asked when somebody scrapes."""
-        Gauge(name, documentation, registry=self.registry).set_function(lambda: float(holds()))
+    def show(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        """Add a gauge that is asked when somebody scrapes; a truth is 0 or 1."""
+        Gauge(name, documentation, registry=self.registry).set_function(lambda: float(value()))
 
     def text(self) -> bytes:
         """Return all in Prometheus' text format."""

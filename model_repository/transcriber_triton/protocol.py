@@ -3,9 +3,10 @@
 Imported inside Triton alone, whose Python backend provides `triton_python_backend_utils`.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from transcriber_engine.errors import CancelledByCallerError, Refusal, RequestError
 from transcriber_engine.settings import EngineSettings, Options
 from transcriber_triton.presence import withdrawal
+
+CANARY_PARAMETER: Final = "transcriber_canary"
 
 
 def repository_dir(args: dict[str, str]) -> Path:
@@ -51,6 +54,11 @@ def cancellation(request: Any, is_cancelled: Callable[[], bool]) -> Callable[[],
     """Return what says whether the caller of a window went away: one over gRPC (`is_cancelled`), or `transcribe` on its behalf."""
     is_withdrawn = withdrawal(request.parameters())
     return lambda: is_withdrawn() or is_cancelled()
+
+
+def is_canary(request: Any) -> bool:
+    """Return whether a request only asks whether this server works: it marks itself, and counts as no work."""
+    return json.loads(request.parameters() or "{}").get(CANARY_PARAMETER) is True
 
 
 def response(**outputs: NDArray[Any]) -> Any:

@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.thorough import THOROUGH
 from tests.triton import recordings
-from tests.triton.client import Whisper, answer, audio
+from tests.triton.client import POLL_SECONDS, Whisper, answer, audio
 from tests.triton.test_launcher import Serving, processes_of, publish_echo, start
 from tests.unit.exporter.process import Exporter, running
 from transcriber_exporter.canary import clip
@@ -23,6 +25,8 @@ Record = Callable[[str, object], None]
 Beside = Callable[..., AbstractContextManager[Exporter]]
 PATIENCE_SECONDS = 240
 MAX_MEBIBYTES = 64
+SOAK_CANARIES = 180 if THOROUGH else 5
+SOAK_SECONDS = 900
 LIMIT_SECONDS = 10  # in which a death must show
 # Deadlines that a shared machine keeps, and no longer than needed.
 QUICK = ("--canary-interval-seconds=1", "--canary-deadline-seconds=15", "--stale-after-seconds=21", "--restart-after-seconds=25")
@@ -30,9 +34,22 @@ QUICK = ("--canary-interval-seconds=1", "--canary-deadline-seconds=15", "--stale
 pytestmark = pytest.mark.timeout(900)
 
 
+def metrics_url(serving: Serving) -> str:
+    [url] = re.findall(r"^metrics\s+(\S+)", serving.said, re.MULTILINE)
+    return str(url)
+
+
 def beside(serving: Serving, *options: str) -> AbstractContextManager[Exporter]:
-    [metrics] = re.findall(r"^metrics\s+(\S+)", serving.said, re.MULTILINE)
-    return running(*options, triton=serving.endpoint, metrics=metrics)
+    return running(*options, triton=serving.endpoint, metrics=metrics_url(serving))
+
+
+def windows_encoded(serving: Serving) -> int:
+    """Windows that the encoder has handed on."""
+    with urllib.request.urlopen(metrics_url(serving), timeout=PATIENCE_SECONDS) as page:
+        [count] = re.findall(
+            r'^nv_inference_request_success\{model="whisper_encoder".*\} (\d+)', page.read().decode(), re.MULTILINE
+        )
+    return int(count)
 
 
 def is_ready(status: dict[str, Any]) -> bool:
@@ -74,16 +91,69 @@ class Draining:
 
 def test_it_is_ready_once_a_canary_has_passed_and_stays_small(whisper: Whisper, record_property: Record) -> None:
     whisper.wait_until_idle()
-    with beside(whisper.serving, "--canary-interval-seconds=0.5") as exporter:
+    with beside(whisper.serving, "--canary-interval-seconds=0") as exporter:
         assert exporter.get("/triton/startup")[0] == exporter.get("/triton/ready")[0] == 503
         exporter.wait_until(is_ready, PATIENCE_SECONDS)
         assert exporter.status()["last_canary"]["outcome"] == "passed"
-        exporter.wait_until(lambda status: canaries(exporter, "passed") >= 5, PATIENCE_SECONDS)
+        seconds = exporter.wait_until(lambda status: canaries(exporter, "passed") >= SOAK_CANARIES, SOAK_SECONDS)
         assert [exporter.get(path)[0] for path in ("/livez", "/triton/startup", "/triton/ready", "/triton/live")] == [200] * 4
+        record_property("canaries, one after the other", f"{SOAK_CANARIES} in {seconds:.0f} s")
         record_property("exporter memory, MiB", round(exporter.memory_mebibytes("VmRSS"), 1))
         record_property("exporter memory at its peak, MiB", round(exporter.memory_mebibytes("VmHWM"), 1))
         assert exporter.memory_mebibytes("VmHWM") < MAX_MEBIBYTES
     whisper.wait_until_idle()
+
+
+def load_of(exporter: Exporter) -> dict[str, Any]:
+    told = json.loads(exporter.get("/load")[1])
+    assert told["load"] is not None, told["reason"]
+    return dict(told["load"])
+
+
+def test_load_tells_of_a_request_from_its_admission_to_its_answer_and_of_no_canary(
+    whisper: Whisper, record_property: Record
+) -> None:
+    content, seconds = recordings.files()["reading"]
+    started_after = time.time() - 24 * 3600
+    with beside(whisper.serving, "--canary-interval-seconds=0.5") as exporter:
+        exporter.wait_until(is_ready, PATIENCE_SECONDS)
+        whisper.wait_until_idle()
+        # Canaries go on all the time, and only they.
+        exporter.wait_until(lambda _: canaries(exporter, "passed") >= 3, PATIENCE_SECONDS)
+        before, began_at = load_of(exporter), time.monotonic()
+        assert (before["requests"], before["queued_audio_seconds"], before["in_flight_audio_seconds"]) == (0, 0, 0)
+        call = whisper.send(audio(content, language="en"))
+        exporter.wait_until(lambda status: status["load"]["admitted_requests_total"] > before["admitted_requests_total"], 10)
+        admitted_seconds, during = time.monotonic() - began_at, load_of(exporter)
+        assert during["requests"] == 1
+        assert during["queued_audio_seconds"] + during["in_flight_audio_seconds"] > 0
+        assert grown(during, before, "admitted_audio_seconds_total") == pytest.approx(seconds, abs=0.1)
+        assert answer(call).code == "OK"
+        exporter.wait_until(lambda status: status["load"]["requests"] == 0, PATIENCE_SECONDS)
+        after, told = load_of(exporter), exporter.status()
+        assert grown(after, before, "admitted_requests_total") == 1
+        assert grown(after, before, "admitted_audio_seconds_total") == pytest.approx(seconds, abs=0.1)
+        assert grown(after, before, "processed_audio_seconds_total") == pytest.approx(seconds, abs=1e-3)
+        assert grown(after, before, "cycles_total") > 0
+        assert grown(after, before, "accepted_tokens_total") < grown(after, before, "output_tokens_total")
+        assert after["age_seconds"] < 2
+        assert started_after < told["server_started_at"] < time.time()
+        # One that is cancelled was admitted and is not processed; one that is refused is neither.
+        call = whisper.send(audio(content, language="en"))
+        exporter.wait_until(lambda status: status["load"]["requests"] == 1, PATIENCE_SECONDS)
+        call.cancel()
+        assert whisper.ask(audio(b"no audio")).code == "INVALID_ARGUMENT"
+        exporter.wait_until(lambda status: status["load"]["requests"] == status["load"]["in_flight_audio_seconds"] == 0, 60)
+        last = load_of(exporter)
+        assert grown(last, after, "admitted_requests_total") == 1
+        assert last["queued_audio_seconds"] == 0
+        assert grown(last, after, "processed_audio_seconds_total") < seconds
+        record_property("seconds from the sending of a request to its admission in /load", round(admitted_seconds, 1))
+    whisper.wait_until_idle()
+
+
+def grown(now: dict[str, Any], before: dict[str, Any], name: str) -> float:
+    return float(now[name] - before[name])
 
 
 def test_a_dead_decoder_shows_within_ten_seconds_while_triton_calls_itself_ready(
@@ -107,9 +177,11 @@ def test_a_dead_decoder_shows_within_ten_seconds_while_triton_calls_itself_ready
 def test_a_decoder_that_dies_with_a_canary_in_its_hands_shows_as_soon(own_whisper: Whisper) -> None:
     with beside(own_whisper.serving) as exporter:
         exporter.wait_until(is_ready, PATIENCE_SECONDS)
-        own_whisper.wait_until_idle()
+        own_whisper.wait_until(lambda figures: figures["canaries_in_progress"] == 0)
         os.kill(own_whisper.pid("whisper_decoder"), signal.SIGSTOP)
-        own_whisper.wait_until(lambda figures: figures["in_flight_audio_seconds"] > 0)
+        encoded = windows_encoded(own_whisper.serving)
+        while windows_encoded(own_whisper.serving) == encoded:
+            time.sleep(POLL_SECONDS)
         os.kill(own_whisper.pid("whisper_decoder"), signal.SIGKILL)
         assert exporter.wait_until(is_unready, PATIENCE_SECONDS) < LIMIT_SECONDS
 

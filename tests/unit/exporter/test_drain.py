@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tests.unit.exporter.fakes import SILENT, Clock, FakeTriton
+from tests.unit.exporter.fakes import SILENT, Clock, FakeTriton, looks
 from transcriber_exporter.drain import SETTLE_SECONDS, Drain, DrainState
 from transcriber_exporter.load import Load
 from transcriber_exporter.triton import TritonGoneError
@@ -53,7 +53,7 @@ async def test_the_drain_waits_for_what_is_in_flight_and_reports_that_nothing_is
             triton.load = Load()
 
     triton.on_scrape = finish_after_20_seconds
-    report = await Drain(triton, 200, clock, clock.pause).wait()
+    report = await Drain(looks(triton, clock), 200, clock, clock.pause).wait()
     assert report == {"drained": True, "waited_seconds": 20 + SETTLE_SECONDS, "left": no_load()}
 
 
@@ -61,7 +61,7 @@ async def test_the_drain_waits_for_what_is_in_flight_and_reports_that_nothing_is
 async def test_the_drain_ends_with_its_time_and_reports_what_is_left() -> None:
     triton, clock = FakeTriton(), Clock()
     triton.load = BUSY
-    report = await Drain(triton, 30, clock, clock.pause).wait()
+    report = await Drain(looks(triton, clock), 30, clock, clock.pause).wait()
     assert report == {"drained": False, "waited_seconds": 30, "left": no_load() | {"requests": 1, "queued_audio_seconds": 30}}
 
 
@@ -69,14 +69,14 @@ async def test_the_drain_ends_with_its_time_and_reports_what_is_left() -> None:
 async def test_what_is_left_is_null_where_triton_does_not_say() -> None:
     triton, clock = FakeTriton(), Clock()
     triton.broken = SILENT
-    assert (await Drain(triton, 30, clock, clock.pause).wait())["left"] is None
+    assert (await Drain(looks(triton, clock), 30, clock, clock.pause).wait())["left"] is None
 
 
 @pytest.mark.asyncio
 async def test_the_drain_of_a_triton_that_is_stuck_waits_for_nothing() -> None:
     triton, clock = FakeTriton(), Clock()
     triton.load = BUSY
-    report = await Drain(triton, 30, clock, clock.pause).wait(is_stuck=True)
+    report = await Drain(looks(triton, clock), 30, clock, clock.pause).wait(is_stuck=True)
     assert (report["drained"], report["waited_seconds"], report["left"]["requests"]) == (False, 0, 1)
 
 
@@ -84,14 +84,14 @@ async def test_the_drain_of_a_triton_that_is_stuck_waits_for_nothing() -> None:
 async def test_a_triton_that_is_gone_is_drained_at_once() -> None:
     triton, clock = FakeTriton(), Clock()
     triton.broken = TritonGoneError("nobody listens")
-    report = await Drain(triton, 30, clock, clock.pause).wait()
+    report = await Drain(looks(triton, clock), 30, clock, clock.pause).wait()
     assert (report["drained"], report["waited_seconds"]) == (True, 0)
 
 
 @pytest.mark.asyncio
 async def test_a_second_call_joins_the_drain_that_runs_and_one_that_gives_up_does_not_end_it() -> None:
     triton, clock = FakeTriton(), Clock()
-    drain = Drain(triton, 30, clock, clock.pause)
+    drain = Drain(looks(triton, clock), 30, clock, clock.pause)
     first, second = asyncio.create_task(drain.wait()), asyncio.create_task(drain.wait())
     await asyncio.sleep(0)
     assert drain.begun.is_set()
@@ -105,7 +105,7 @@ async def test_a_second_call_joins_the_drain_that_runs_and_one_that_gives_up_doe
 @pytest.mark.asyncio
 async def test_a_drain_is_undone_by_another_triton_and_not_by_the_one_that_it_is_for() -> None:
     triton, clock = FakeTriton(), Clock()
-    drain = Drain(triton, 30, clock, clock.pause)
+    drain = Drain(looks(triton, clock), 30, clock, clock.pause)
     await drain.wait()
     undone = asyncio.create_task(drain.undone())
     for broken in (None, SILENT, None, TritonGoneError("nobody listens"), SILENT):

@@ -19,6 +19,7 @@ def response(**outputs: bytes) -> bytes:
 def test_a_request_is_read_by_tritons_own_messages() -> None:
     request = service_pb2.ModelInferRequest.FromString(encode_request("transcribe", b"audio", {"language": "en"}))
     expected = service_pb2.ModelInferRequest(model_name="transcribe")
+    expected.parameters["transcriber_canary"].bool_param = True
     for name, content in (("AUDIO", b"\x05\0\0\0audio"), ("OPTIONS", b'\x12\0\0\0{"language": "en"}')):
         expected.inputs.add(name=name, datatype="BYTES", shape=[1])
         expected.raw_input_contents.append(content)

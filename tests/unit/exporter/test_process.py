@@ -99,6 +99,24 @@ def test_a_triton_that_is_restarted_after_a_drain_is_watched_again() -> None:
             assert exporter.finish()[0] == 0
 
 
+def test_load_is_what_triton_says_while_that_can_be_true() -> None:
+    [port] = free_ports(1)
+    with running(metrics=f"http://127.0.0.1:{port}/metrics") as exporter:
+        exporter.wait_until(lambda status: "does not listen" in status["reason"], END_SECONDS)
+        assert json.loads(exporter.get("/load")[1])["load"] is None
+        with serving(page(queued=90, admitted=120, started=1.8e9), port):
+            exporter.wait_until(lambda status: status["load"] is not None, END_SECONDS)
+            told = json.loads(exporter.get("/load")[1])
+            figures = (told["load"]["queued_audio_seconds"], told["load"]["admitted_audio_seconds_total"])
+            assert (figures, told["server_started_at"], told["reason"]) == ((90, 120), 1.8e9, None)
+        with serving(page(queued="NaN", started=1.8e9), port):
+            exporter.wait_until(lambda status: "transcriber_queued_audio_seconds is nan" in (status["reason"] or ""), END_SECONDS)
+            assert json.loads(exporter.get("/load")[1])["load"] is None
+        with serving("no metrics at all", port):
+            exporter.wait_until(lambda status: "is nan" not in status["reason"], END_SECONDS)
+            assert json.loads(exporter.get("/load")[1])["load"] is None
+
+
 def test_it_listens_on_ipv6() -> None:
     if not Path("/proc/net/if_inet6").is_file():
         unavailable("this machine has no IPv6 loopback")
@@ -168,6 +186,7 @@ def test_help_explains_every_endpoint_and_shows_a_command(capsys: pytest.Capture
         "/triton/ready",
         "/triton/live",
         "/drain",
+        "/load",
         "/metrics",
         "/status",
         "Example: python -m",

@@ -5,6 +5,7 @@
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -29,6 +30,19 @@ from transcriber_triton.processes import ModelProcesses
 REQUESTS_AT_ONCE = 64  # each may run a decoder of its own; more are refused, so that all audio that waits is known
 WINDOW_CALLS_AT_ONCE = 24  # Triton's Python backend serves at most 32 such calls per model at once
 REFUSALS = tuple(Refusal)
+# Field of the ledger's load, name of the metric, how many make one of its units, description
+GAUGES = (
+    ("requests", "requests_in_progress", 1, "Requests taken in and not yet answered"),
+    ("queued", "queued_audio_seconds", SAMPLE_RATE_HZ, "Audio that waits: announced or read, not being decoded"),
+    ("in_flight", "in_flight_audio_seconds", SAMPLE_RATE_HZ, "Audio in windows that are being decoded"),
+    ("canaries", "canaries_in_progress", 1, "Canaries taken in and not yet answered; no other figure of audio has them"),
+)
+COUNTERS = (
+    ("admitted_requests", "admitted_requests", 1, "Requests taken in"),
+    ("admitted", "admitted_audio_seconds", SAMPLE_RATE_HZ, "Audio taken in: announced or read, whichever was more"),
+    ("decoded", "decoded_audio_seconds", SAMPLE_RATE_HZ, "Audio in windows that came back decoded, with the silence around them"),
+    ("finished", "finished_audio_seconds", SAMPLE_RATE_HZ, "Audio answered with a transcript"),
+)
 
 
 class TritonPythonModel:
@@ -55,7 +69,8 @@ class TritonPythonModel:
                 if options.language is not None:
                     self.tokenizer.check_language(options.language)
                 source = self._source(request)
-                account = self.ledger.open(0 if isinstance(source, DecodedAudio) else source.shape[0])
+                known = 0 if isinstance(source, DecodedAudio) else source.shape[0]
+                account = self.ledger.open(known, is_canary=protocol.is_canary(request))
             except Exception as error:
                 protocol.answer(sender, protocol.error_response(error))
             else:
@@ -112,18 +127,21 @@ class TritonPythonModel:
             check()
         account.send(window)
 
-        def give_back() -> None:
-            account.receive(window)
+        def give_back(*, is_decoded: bool) -> None:
+            account.receive(window, is_decoded=is_decoded)
             self.window_calls.release()
 
         def call() -> WindowResult:
             try:
-                return call_whisper(window, options, presence)
-            finally:
-                give_back()
+                result = call_whisper(window, options, presence)
+            except BaseException:
+                give_back(is_decoded=False)
+                raise
+            give_back(is_decoded=True)
+            return result
 
         future = self.windows.submit(call)
-        future.add_done_callback(lambda ended: give_back() if ended.cancelled() else None)
+        future.add_done_callback(lambda ended: give_back(is_decoded=False) if ended.cancelled() else None)
         return future
 
 
@@ -179,19 +197,16 @@ class LoadReport:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._shown = Load()
-        self._requests = metrics.gauge("transcriber_requests_in_progress", "Requests taken in and not yet answered")
-        self._queued = metrics.gauge("transcriber_queued_audio_seconds", "Audio that waits: announced or read, not being decoded")
-        self._in_flight = metrics.gauge("transcriber_in_flight_audio_seconds", "Audio in windows that are being decoded")
-        self._finished = metrics.counter("transcriber_finished_audio_seconds_total", "Audio answered with a transcript")
+        self._gauges = {field: (metrics.gauge(f"transcriber_{name}", text), unit) for field, name, unit, text in GAUGES}
+        self._counters = {field: (metrics.counter(f"transcriber_{name}_total", text), unit) for field, name, unit, text in COUNTERS}
+        metrics.gauge("transcriber_server_start_time_seconds", "When the counters of this server began, Unix time").set(time.time())
 
     def __call__(self, load: Load) -> None:
         """Show what changed; each figure shown is a message to Triton."""
         shown, self._shown = self._shown, load
-        if load.requests != shown.requests:
-            self._requests.set(load.requests)
-        if load.queued != shown.queued:
-            self._queued.set(load.queued / SAMPLE_RATE_HZ)
-        if load.in_flight != shown.in_flight:
-            self._in_flight.set(load.in_flight / SAMPLE_RATE_HZ)
-        if load.finished != shown.finished:
-            self._finished.increment((load.finished - shown.finished) / SAMPLE_RATE_HZ)
+        for field, (gauge, unit) in self._gauges.items():
+            if getattr(load, field) != getattr(shown, field):
+                gauge.set(getattr(load, field) / unit)
+        for field, (counter, unit) in self._counters.items():
+            if (grown := getattr(load, field) - getattr(shown, field)) > 0:
+                counter.increment(grown / unit)

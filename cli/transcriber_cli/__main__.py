@@ -9,6 +9,7 @@ from transcriber_cli import repository
 from transcriber_cli.console import write_result
 from transcriber_cli.explain import explain_command
 from transcriber_cli.serve import serve_command
+from transcriber_cli.simulate import simulate_command
 from transcriber_cli.transcribe import transcribe_command
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ def transcriber(
 app.command("serve")(serve_command)
 app.command("transcribe")(transcribe_command)
 app.command("explain")(explain_command)
+app.command("simulate")(simulate_command)
 app.add_typer(repository.app, name="repository")
 
 if __name__ == "__main__":

@@ -22,6 +22,12 @@ PATHS: Final[Mapping[str, str]] = {
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies",
 }
+# Without a namespace: those of all resources.
+CLUSTER_PATHS: Final[Mapping[str, str]] = {
+    "Node": "/api/v1/nodes",
+    "NodePool": "/apis/karpenter.sh/v1/nodepools",
+    "NodeClaim": "/apis/karpenter.sh/v1/nodeclaims",
+}
 PATIENCE_SECONDS: Final = 90.0
 
 
@@ -34,6 +40,7 @@ class Change:
     name: str
     uid: str
     is_gone: bool
+    manifest: Manifest
 
 
 class Objects:
@@ -117,7 +124,8 @@ class Objects:
         return resource if is_seen and is_ready else None
 
     async def _watch(self, kind: str) -> None:
-        async for change, item in self._api.changes(PATHS[kind].format(namespace=self._namespace)):
+        path = {**PATHS, **CLUSTER_PATHS}[kind].format(namespace=self._namespace)
+        async for change, item in self._api.changes(path):
             metadata = item["metadata"]
             if change == "GONE":
                 self._by_uid[kind].pop(metadata["uid"], None)
@@ -125,7 +133,7 @@ class Objects:
                 self._by_uid[kind][metadata["uid"]] = {"kind": kind, **item}  # items of a list do not say what they are
             self._versions[metadata["uid"]] = int(metadata["resourceVersion"])
             at = asyncio.get_running_loop().time()
-            self.changes.append(Change(at, kind, metadata["name"], metadata["uid"], is_gone=change == "GONE"))
+            self.changes.append(Change(at, kind, metadata["name"], metadata["uid"], change == "GONE", item))
             self._changed.set()
             self._changed = asyncio.Event()
 

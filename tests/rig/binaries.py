@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Final
 
 from tests.rig.go_build import BuildError, Say, build, find_go, module_folder
-from tests.rig.recipes import RECIPES, Recipe
+from tests.rig.recipes import PEERS, RECIPES, Recipe
 from transcriber_repository.launch import cache_dir
 
 ASSETS_VARIABLE: Final = "KUBEBUILDER_ASSETS"
 FROM_ASSETS: Final = frozenset({"etcd", "kube-apiserver", "kubectl"})
+KNOWN: Final = (*RECIPES, *PEERS)
 LOCK_FILE: Final = ".lock"
 BUILD_CACHE: Final = ".go-build"
 MEBIBYTE: Final = 1 << 20
@@ -50,14 +51,14 @@ def binaries_root(environment: Mapping[str, str]) -> Path:
     return cache_dir(environment) / "control-plane"
 
 
-def find_binaries(environment: Mapping[str, str]) -> Binaries:
-    """Return all binaries, building none; raises BuildError that names the missing ones and the fix."""
-    places = {recipe.name: place(recipe, environment) for recipe in RECIPES}
+def find_binaries(environment: Mapping[str, str], recipes: Iterable[Recipe] = RECIPES) -> Binaries:
+    """Return the binaries of some recipes, building none; raises BuildError that names the missing ones and the fix."""
+    places = {recipe.name: place(recipe, environment) for recipe in recipes}
     missing = [name for name, executable in places.items() if not executable.is_file()]
     if missing:
-        raise BuildError(
-            f"{', '.join(missing)}: not built on this machine; run `make control-plane` (needs Go, takes minutes, once)"
-        )
+        peers = " ".join(recipe.name for recipe in PEERS if recipe.name in missing)
+        how = f"python -m tests.rig.binaries {peers}" if peers else "make control-plane"
+        raise BuildError(f"{', '.join(missing)}: not built on this machine; run `{how}` (needs Go, takes minutes, once)")
     return Binaries(places)
 
 
@@ -82,8 +83,8 @@ def build_missing(recipes: Iterable[Recipe], environment: Mapping[str, str], say
         go = find_go(environment, root / BUILD_CACHE, say)
         for module, group in itertools.groupby(missing, key=lambda recipe: recipe.module):
             wanted = list(group)
-            packages = sorted({recipe.package for recipe in RECIPES if recipe.module == module})
-            with module_folder(module, packages, go) as folder:
+            siblings = [recipe for recipe in KNOWN if recipe.module == module]
+            with module_folder(module, siblings, go) as folder:
                 for recipe in wanted:
                     started_at = time.monotonic()
                     say(f"{recipe.name} {recipe.module.version}: building")
@@ -120,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """List the binaries and build the missing ones; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - {recipe.name for recipe in RECIPES}:
-        parser.error(f"{', '.join(sorted(unknown))}: known are {', '.join(recipe.name for recipe in RECIPES)}")
-    recipes = [recipe for recipe in RECIPES if not options.names or recipe.name in options.names]
+    if unknown := set(options.names) - {recipe.name for recipe in KNOWN}:
+        parser.error(f"{', '.join(sorted(unknown))}: known are {', '.join(recipe.name for recipe in KNOWN)}")
+    recipes = [recipe for recipe in KNOWN if recipe.name in options.names] if options.names else RECIPES
     try:
         for recipe in recipes:
             _say(_describe(recipe, place(recipe, os.environ)))
@@ -155,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.rig.binaries", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: those of the control plane")
     parser.add_argument("--list", action="store_true", help="only say what is there")
     return parser
 

@@ -179,7 +179,7 @@ class Container:
             **{name: rewrite(value, mounts) for name, value in own.items()},
         }
         argv = arguments(self.spec, {**around.settings.environment, **own}, mounts, around.settings.programs)
-        return Command(argv, environment, self._working_folder(mounts, folder / "home"))
+        return Command(around.settings.replaced(around.pod, argv), environment, self._working_folder(mounts, folder / "home"))
 
     def _working_folder(self, mounts: Sequence[Mount], default: Path) -> Path:
         return Path(rewrite(self.spec["workingDir"], mounts)) if self.spec.get("workingDir") else default

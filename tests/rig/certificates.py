@@ -50,17 +50,23 @@ class Authority:
     def server(self, name: str, dns_names: Sequence[str] = ("localhost",), addresses: Sequence[str] = (LOOPBACK,)) -> KeyPair:
         """Issue a serving certificate for these names and addresses."""
         alternatives = [*map(x509.DNSName, dns_names), *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)]
-        return self._issue(name, (), ExtendedKeyUsageOID.SERVER_AUTH, x509.SubjectAlternativeName(alternatives))
+        return self._issue(name, (), (ExtendedKeyUsageOID.SERVER_AUTH,), x509.SubjectAlternativeName(alternatives))
+
+    def peer(self, name: str) -> KeyPair:
+        """Issue a certificate for this machine that is shown by servers and by their clients."""
+        alternatives = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(LOOPBACK))]
+        usages = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self._issue(name, (), usages, x509.SubjectAlternativeName(alternatives))
 
     def client(self, user: str, groups: Sequence[str] = ()) -> KeyPair:
         """Issue a client certificate: the API server takes the common name as user and the organizations as groups."""
-        return self._issue(user, groups, ExtendedKeyUsageOID.CLIENT_AUTH, None)
+        return self._issue(user, groups, (ExtendedKeyUsageOID.CLIENT_AUTH,), None)
 
     def _issue(
         self,
         name: str,
         organizations: Sequence[str],
-        usage: x509.ObjectIdentifier,
+        usages: Sequence[x509.ObjectIdentifier],
         alternatives: x509.SubjectAlternativeName | None,
     ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -68,7 +74,7 @@ class Authority:
             _builder(_name(name, organizations), self._name, key.public_key())
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         if alternatives:

@@ -92,7 +92,7 @@ class ControlPlane:
         self._run(programs.api_server(self.binaries, self.site, self.options))
         manager, scheduler = (self.kubeconfig_of(f"system:{name}") for name in ("kube-controller-manager", "kube-scheduler"))
         self._run(
-            programs.controller_manager(self.binaries, self.site, manager),
+            programs.controller_manager(self.binaries, self.site, manager, self.options),
             programs.scheduler(self.binaries, self.site, scheduler),
         )
 
@@ -134,6 +134,10 @@ class ControlPlane:
         self.start_kwok()
         self.apply_crds(*self.binaries.assets("karpenter"))
         self._run(karpenter.program(self.binaries, self.site, self.kubeconfig, instance_types))
+
+    def fail_launches(self, *faults: karpenter.NoCapacity, cache_seconds: float = 180.0) -> None:
+        """Let Karpenter find no capacity there from now on, and only there; without any, all launches succeed again."""
+        karpenter.write_faults(self.site, faults, cache_seconds)
 
     def stop_apiserver(self) -> None:
         """End the API server at once; etcd keeps all objects. Asked politely, it waits a minute for the watches of its clients."""

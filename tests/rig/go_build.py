@@ -111,12 +111,20 @@ def _copy_assets(recipe: Recipe, go: Go, module_folder: Path, target_folder: Pat
 
 
 @contextmanager
-def module_folder(module: Module, packages: Iterable[str], go: Go) -> Iterator[Path]:
-    """Yield the folder to build in: a module of ours around a wrapped one, and an empty folder for others; raises BuildError."""
+def module_folder(module: Module, recipes: Iterable[Recipe], go: Go) -> Iterator[Path]:
+    """Yield the folder to build the recipes of a module in; raises BuildError.
+
+    That is a module of ours around a wrapped one, with the main packages that are ours, and an empty folder for others.
+    """
     with tempfile.TemporaryDirectory(prefix="transcriber-go-") as name:
         folder = Path(name)
         if module.is_wrapped:
+            sources = {recipe.package: recipe.source_folder for recipe in recipes}
+            packages = sorted(package for package, source in sources.items() if source is None)
             (folder / "go.mod").write_text(go_mod(module, packages), encoding="utf-8")
+            for package, source in sources.items():
+                if source is not None:
+                    shutil.copytree(source, folder / package)
             # -e: packages that only tests of others import are not all to be had, and not needed.
             go.run(["mod", "tidy", "-e"], folder, f"{module.path} {module.version}")
         yield folder

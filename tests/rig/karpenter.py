@@ -1,4 +1,7 @@
-"""Karpenter with its KWOK provider: pending pods become NodeClaims, and those nodes that KWOK keeps Ready."""
+"""Karpenter with its KWOK provider: pending pods become NodeClaims, and those nodes that KWOK keeps Ready.
+
+The binary is ours around Karpenter's packages (`karpenter_faults/main.go`), so that capacity can run out.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,6 +25,7 @@ class GpuType:
 
     name: str
     gpu: str
+    gpu_mebibytes: int
     cpus: int
     memory_gibibytes: int
     on_demand_per_hour: float
@@ -29,12 +33,22 @@ class GpuType:
     gpus: int = 1
 
 
+FAULTS_FILE: Final = "capacity-faults.json"  # in the folder of the control plane
 GPU_TYPES: Final = (
-    GpuType("g6.xlarge", "l4", 4, 16, 0.80, 0.32),
-    GpuType("g6.2xlarge", "l4", 8, 32, 0.98, 0.40),
-    GpuType("g5.xlarge", "a10g", 4, 16, 1.01, 0.42),
-    GpuType("g6e.xlarge", "l40s", 4, 32, 1.86, 0.80),
+    GpuType("g6.xlarge", "l4", 22_888, 4, 16, 0.80, 0.32),
+    GpuType("g6.2xlarge", "l4", 22_888, 8, 32, 0.98, 0.40),
+    GpuType("g5.xlarge", "a10g", 22_888, 4, 16, 1.01, 0.42),
+    GpuType("g6e.xlarge", "l40s", 45_776, 4, 32, 1.86, 0.80),
 )
+
+
+@dataclass(frozen=True)
+class NoCapacity:
+    """Offerings that have no capacity; what is None stands for all."""
+
+    capacity_type: str | None = None
+    zone: str | None = None
+    instance_type: str | None = None
 
 
 def program(binaries: Binaries, site: Site, kubeconfig: Path, instance_types: Sequence[GpuType] = GPU_TYPES) -> Program:
@@ -52,8 +66,17 @@ def program(binaries: Binaries, site: Site, kubeconfig: Path, instance_types: Se
         "PREFERENCE_POLICY": "Ignore",
         "FEATURE_GATES": FEATURE_GATES,
         "INSTANCE_TYPES_FILE_PATH": str(file),
+        "CAPACITY_FAULTS_FILE_PATH": str(site.folder / FAULTS_FILE),
     }
     return Program("karpenter", (str(binaries["karpenter"]),), site.url("karpenter", "/readyz", scheme="http"), environment)
+
+
+def write_faults(site: Site, faults: Sequence[NoCapacity], cache_seconds: float) -> None:
+    """Let launches fail from now on, and offerings that failed be shown as unavailable for so long; AWS's provider takes 180 s."""
+    places = [{"capacityType": fault.capacity_type, "zone": fault.zone, "instanceType": fault.instance_type} for fault in faults]
+    written = site.folder / f".{FAULTS_FILE}"
+    written.write_text(json.dumps({"noCapacity": places, "cacheSeconds": cache_seconds}), encoding="utf-8")
+    written.rename(site.folder / FAULTS_FILE)  # whole, since a launch may read it at any time
 
 
 def instance_type(gpu_type: GpuType, zones: Sequence[str] = ZONES) -> dict[str, Any]:
@@ -84,6 +107,7 @@ def _offering(gpu_type: GpuType, zone: str, capacity_type: str, price: float) ->
         "karpenter.sh/capacity-type": capacity_type,
         "topology.kubernetes.io/zone": zone,
         "karpenter.k8s.aws/instance-gpu-name": gpu_type.gpu,
+        "karpenter.k8s.aws/instance-gpu-memory": str(gpu_type.gpu_mebibytes),
         "karpenter.k8s.aws/instance-gpu-manufacturer": "nvidia",
         "karpenter.k8s.aws/instance-gpu-count": str(gpu_type.gpus),
     }

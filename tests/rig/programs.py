@@ -14,6 +14,7 @@ from tests.rig.processes import LOOPBACK, Program
 SERVICE_RANGE: Final = "10.0.0.0/24"
 SERVICE_ADDRESS: Final = "10.0.0.1"
 ADVERTISED_ADDRESS: Final = "10.255.0.1"
+FRONT_PROXY: Final = "front-proxy"  # as whom the API server speaks for others to the servers of aggregated APIs
 SERVER_NAMES: Final = (
     "localhost",
     "kubernetes",
@@ -43,6 +44,7 @@ class Options:
     audit_policy: Mapping[str, Any] | None = None
     pod_security: str | None = None
     api_server_arguments: tuple[str, ...] = ()
+    controller_manager_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def api_server(binaries: Binaries, site: Site, options: Options) -> Program:
         "--endpoint-reconciler-type=none",
         f"--advertise-address={ADVERTISED_ADDRESS}",
         f"--cert-dir={site.folder}",
+        *_aggregation(site),
         f"--enable-admission-plugins={','.join([*ADMISSION_PLUGINS, *options.admission_plugins])}",
     ]
     if options.audit_policy is not None:
@@ -115,8 +118,8 @@ def api_server(binaries: Binaries, site: Site, options: Options) -> Program:
     return Program("kube-apiserver", argv, site.url("kube-apiserver", "/readyz"))
 
 
-def controller_manager(binaries: Binaries, site: Site, kubeconfig: Path) -> Program:
-    """Return the controllers of the core: Deployments, Jobs, garbage collection, namespaces, ServiceAccounts."""
+def controller_manager(binaries: Binaries, site: Site, kubeconfig: Path, options: Options) -> Program:
+    """Return the controllers of the core: Deployments, Jobs, garbage collection, namespaces, ServiceAccounts, autoscalers."""
     return Program(
         "kube-controller-manager",
         (
@@ -132,6 +135,7 @@ def controller_manager(binaries: Binaries, site: Site, kubeconfig: Path) -> Prog
             "--kube-api-qps=200",
             "--kube-api-burst=400",
             ALWAYS_ALLOWED,
+            *options.controller_manager_arguments,
         ),
         site.url("kube-controller-manager", "/healthz"),
     )
@@ -152,6 +156,20 @@ def scheduler(binaries: Binaries, site: Site, kubeconfig: Path) -> Program:
         ),
         site.url("kube-scheduler", "/readyz"),
     )
+
+
+def _aggregation(site: Site) -> list[str]:
+    """Return what lets the API server pass on calls of APIs that other servers have, and tell them who asks."""
+    pair = site.authority.client(FRONT_PROXY)
+    return [
+        f"--proxy-client-cert-file={pair.certificate}",
+        f"--proxy-client-key-file={pair.key}",
+        f"--requestheader-client-ca-file={site.authority.certificate}",
+        f"--requestheader-allowed-names={FRONT_PROXY}",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+    ]
 
 
 def _serving(site: Site) -> tuple[str, str]:

@@ -3,7 +3,10 @@
 import hashlib
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+OURS: Final = "./"  # before the name of a main package that lies in a folder beside this file
 
 KUBERNETES_VERSION: Final = "v1.36.2"
 MINIMUM_GO: Final = (1, 26, 6)  # the highest that a module below asks for (karpenter's)
@@ -14,6 +17,11 @@ STAGING_MODULES: Final = (
     "cri-streaming", "csi-translation-lib", "dynamic-resource-allocation", "endpointslice", "externaljwt", "kms",
     "kube-aggregator", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet", "metrics", "mount-utils",
     "pod-security-admission", "sample-apiserver", "sample-cli-plugin", "sample-controller", "streaming",
+)  # fmt: skip
+
+# Those that KEDA pins.
+KEDA_KUBERNETES_MODULES: Final = (
+    "api", "apiextensions-apiserver", "apimachinery", "apiserver", "client-go", "code-generator", "component-base", "metrics",
 )  # fmt: skip
 
 
@@ -33,7 +41,10 @@ class Module:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One binary: its main package, linker stamps (variable, value), and the module's files to keep beside it."""
+    """One binary: its main package, linker stamps (variable, value), and the module's files to keep beside it.
+
+    A package `./NAME` is ours, in a folder beside this file, and is built around the module, which `is_wrapped` then.
+    """
 
     name: str
     module: Module
@@ -43,9 +54,16 @@ class Recipe:
 
     @property
     def folder_name(self) -> str:
-        """Name of its folder in the cache: another recipe or machine type, another folder."""
-        recipe = repr((self, platform.system(), platform.machine()))
-        return f"{self.name}-{self.module.version}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+        """Name of its folder in the cache: another recipe, source of ours or machine type, another folder."""
+        recipe = hashlib.sha256(repr((self, platform.system(), platform.machine())).encode())
+        for file in sorted(self.source_folder.iterdir()) if self.source_folder else ():
+            recipe.update(file.read_bytes())
+        return f"{self.name}-{self.module.version}-{recipe.hexdigest()[:8]}"
+
+    @property
+    def source_folder(self) -> Path | None:
+        """The folder of a main package of ours, None for one of the module."""
+        return Path(__file__).parent / self.package if self.package.startswith(OURS) else None
 
 
 def _kubernetes_stamps(version: str) -> tuple[tuple[str, str], ...]:
@@ -79,7 +97,23 @@ KUBERNETES: Final = Module(
 )
 ETCD: Final = Module("go.etcd.io/etcd/server/v3", "v3.6.14", is_wrapped=True)
 KWOK: Final = Module("sigs.k8s.io/kwok", "v0.8.0")
-KARPENTER: Final = Module("sigs.k8s.io/karpenter", "v1.14.1")
+KARPENTER: Final = Module("sigs.k8s.io/karpenter", "v1.14.1", is_wrapped=True)
+KEDA: Final = Module(
+    "github.com/kedacore/keda/v2",
+    "v2.20.2",
+    is_wrapped=True,
+    replaces=(
+        ("github.com/google/cel-go", "v0.26.0"),
+        ("github.com/prometheus/client_golang", "v1.23.2"),
+        ("github.com/prometheus/client_model", "v0.6.2"),
+        ("github.com/prometheus/common", "v0.66.1"),
+        ("github.com/prometheus/prometheus", "v0.304.2"),
+        *((f"k8s.io/{name}", "v0.35.5") for name in KEDA_KUBERNETES_MODULES),
+        ("k8s.io/gengo/v2", "v2.0.0-20250922181213-ec3ebc5fd46b"),
+        ("k8s.io/kube-openapi", "v0.0.0-20250910181357-589584f1c912"),
+        ("sigs.k8s.io/controller-runtime", "v0.23.3"),
+    ),
+)
 HELM: Final = Module("helm.sh/helm/v3", "v3.21.4")
 
 KWOK_STAGES: Final = (
@@ -97,6 +131,17 @@ KARPENTER_CRDS: Final = (
     "kwok/charts/crds/karpenter.sh_nodepools.yaml",
     "kwok/apis/crds/karpenter.kwok.sh_kwoknodeclasses.yaml",
 )
+KEDA_CRDS: Final = tuple(
+    f"config/crd/bases/{name}.yaml"
+    for name in (
+        "keda.sh_scaledobjects",
+        "keda.sh_scaledjobs",
+        "keda.sh_triggerauthentications",
+        "keda.sh_clustertriggerauthentications",
+        "eventing.keda.sh_cloudeventsources",
+        "eventing.keda.sh_clustercloudeventsources",
+    )
+)
 
 RECIPES: Final = (
     Recipe("etcd", ETCD, ETCD.path),
@@ -105,6 +150,11 @@ RECIPES: Final = (
         for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
     ),
     Recipe("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok", assets=tuple(f"kustomize/stage/{path}" for path in KWOK_STAGES)),
-    Recipe("karpenter", KARPENTER, "sigs.k8s.io/karpenter/kwok", assets=KARPENTER_CRDS),
+    Recipe("karpenter", KARPENTER, f"{OURS}karpenter_faults", assets=KARPENTER_CRDS),
     Recipe("helm", HELM, "helm.sh/helm/v3/cmd/helm", _helm_stamps(HELM.version, KUBERNETES_VERSION)),
+)
+# What only a comparison with other autoscalers needs; built by name, and no part of the control plane.
+PEERS: Final = (
+    Recipe("keda-operator", KEDA, f"{KEDA.path}/cmd/operator", assets=KEDA_CRDS),
+    Recipe("keda-adapter", KEDA, f"{KEDA.path}/cmd/adapter"),
 )

@@ -13,9 +13,10 @@ from typing import IO
 
 import pytest
 
+from tests.rig import recipes
 from tests.rig.binaries import BUILD_CACHE, build_missing, find_binaries, main, place
-from tests.rig.go_build import BuildError, go_mod, go_version
-from tests.rig.recipes import ETCD, KUBERNETES, RECIPES, Recipe
+from tests.rig.go_build import BuildError, find_go, go_mod, go_version, module_folder
+from tests.rig.recipes import ETCD, KARPENTER, KUBERNETES, PEERS, RECIPES, Recipe
 
 END_SECONDS = 30
 INTERRUPT_SECONDS = 10  # less than the stand-in waits for its gate
@@ -241,3 +242,43 @@ def test_another_version_or_stamp_is_another_folder():
     stamped = dataclasses.replace(kubectl, stamps=(*kubectl.stamps, ("a.b", "c")))
     newer = dataclasses.replace(kubectl, module=dataclasses.replace(KUBERNETES, version="v1.36.3"))
     assert len({kubectl.folder_name, stamped.folder_name, newer.folder_name}) == 3
+
+
+def test_a_main_package_of_ours_is_built_around_its_module(environment: dict[str, str], tmp_path: Path):
+    karpenter = recipe("karpenter")
+    with module_folder(KARPENTER, [karpenter], find_go(environment, tmp_path / "cache", silent)) as folder:
+        assert "package main" in (folder / karpenter.package / "main.go").read_text()
+        go_mod_lines = (folder / "go.mod").read_text().splitlines()
+    assert f"require {KARPENTER.path} {KARPENTER.version}" in go_mod_lines
+    assert not any(line.startswith("tool ") for line in go_mod_lines)
+    build_missing([karpenter], environment, silent)
+    [build] = [call for call in calls(environment) if call[0] in ("build", "install")]
+    assert build[-1] == karpenter.package
+
+
+def test_a_change_of_a_main_package_of_ours_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    karpenter = recipe("karpenter")
+    monkeypatch.setattr(recipes, "__file__", str(tmp_path / "recipes.py"))
+    source = tmp_path / karpenter.package / "main.go"
+    source.parent.mkdir()
+    names = []
+    for content in ("package main", "package main // changed"):
+        source.write_text(content)
+        names.append(karpenter.folder_name)
+    assert len(set(names)) == 2
+
+
+def test_peers_are_built_by_name_alone(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--list"]) == 0
+    assert "keda" not in capsys.readouterr().out
+    with pytest.raises(
+        BuildError, match=r"keda-operator, keda-adapter: .* `python -m tests.rig.binaries keda-operator keda-adapter`"
+    ):
+        find_binaries(environment, PEERS)
+    assert main(["keda-adapter"]) == 0
+    [build] = [call for call in calls(environment) if call[0] in ("build", "install")]
+    assert build[-1] == "github.com/kedacore/keda/v2/cmd/adapter"

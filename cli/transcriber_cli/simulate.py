@@ -72,7 +72,7 @@ def simulate_command(
             hours=hours,
             fresh_seeds=seeds,
             recorded=None if trace is None else _read(trace),
-            more=tuple(entrant_of(load_deployment(path), World().service) for path in file or ()),
+            more=tuple(entrant_of(load_deployment(path), str(path), World().service) for path in file or ()),
         )
         draw = None if plot is None else _plotter()
         with _progress() as report:

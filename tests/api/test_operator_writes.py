@@ -24,11 +24,12 @@ from transcriber_operator.decide.observed import Installation, Observed
 from transcriber_operator.errors import ConflictError, LeaseLostError, TerminalError, TransientError
 from transcriber_operator.execute.executor import Executor
 from transcriber_operator.execute.lease import Lease
-from transcriber_operator.handlers.reconcile import Decide, Reconciler
+from transcriber_operator.handlers.reconcile import Decide, Reconciler, Subject
 from transcriber_operator.handlers.schedule import Outcome
 from transcriber_operator.handlers.wakes import Wakes
 from transcriber_operator.metrics import Metrics
 from transcriber_operator.observe.gatherer import Gatherer
+from transcriber_operator.observe.load import LoadReader
 from transcriber_operator.observe.progress import ProgressReader
 from transcriber_operator.render.names import DEPLOYMENT_LABEL
 
@@ -40,11 +41,14 @@ LABELS = {"app.kubernetes.io/managed-by": "transcriber-operator", DEPLOYMENT_LAB
 class Cluster:
     """One resource in a namespace of its own, and the operator's parts around a client with the operator's rights."""
 
-    def __init__(self, plane: ControlPlane, namespace: str, kube: Kube, progress: ProgressReader, kubeconfig: Path) -> None:
+    def __init__(
+        self, plane: ControlPlane, namespace: str, kube: Kube, progress: ProgressReader, load: LoadReader, kubeconfig: Path
+    ) -> None:
         self.plane, self.namespace, self.kube, self.kubeconfig = plane, namespace, kube, kubeconfig
         self.metrics = Metrics()
         self.executor = Executor(kube, "operator-1", self.metrics, SystemClock())
-        self.gatherer = Gatherer(kube, progress, Installation(serving_image="serving:1", namespace=namespace))
+        installation = Installation(serving_image="serving:1", namespace=namespace)
+        self.gatherer = Gatherer(kube, progress, load, installation, SystemClock())
 
     async def observe(self) -> Observed:
         found = await self.gatherer.observe(self.namespace, "whisper")
@@ -81,8 +85,8 @@ async def cluster(control_plane: ControlPlane, namespace: str) -> AsyncIterator[
     await asyncio.to_thread(grant, control_plane, namespace)
     await asyncio.to_thread(control_plane.apply, transcriber_deployment(namespace))
     kubeconfig = await asyncio.to_thread(control_plane.kubeconfig_for, namespace, ACCOUNT)
-    async with Kube(kubeconfig, Metrics()) as kube, ProgressReader() as progress:
-        yield Cluster(control_plane, namespace, kube, progress, kubeconfig)
+    async with Kube(kubeconfig, Metrics()) as kube, ProgressReader() as progress, LoadReader(SystemClock()) as load:
+        yield Cluster(control_plane, namespace, kube, progress, load, kubeconfig)
 
 
 def applied(manifest: dict[str, Any], manager: Any = CONTROLLER) -> Apply:
@@ -238,14 +242,14 @@ async def test_what_the_api_server_refuses_is_told_in_the_status_with_its_words(
     decided = Decision(apply=(applied(broken),), status=status(ConditionType.READY, ConditionType.SPEC_VALID))
     reconciler = cluster.reconciler(lambda _observed, _now: decided)
     uid = (await cluster.observe()).resource["metadata"]["uid"]
-    end = await reconciler.run_pass(cluster.namespace, "whisper", uid)
+    end = await reconciler.run_pass(Subject(cluster.namespace, "whisper", uid))
     assert end.outcome is Outcome.TERMINAL
     live = await cluster.get("transcriberdeployment", "whisper")
     told = {condition["type"]: condition for condition in live["status"]["conditions"]}
     assert told["SpecValid"]["status"] == "False"
     assert "spec.replicas: Invalid value: -1: must be greater than or equal to 0" in told["SpecValid"]["message"]
     assert told["Stalled"]["status"] == "True"
-    await reconciler.run_pass(cluster.namespace, "whisper", uid)
+    await reconciler.run_pass(Subject(cluster.namespace, "whisper", uid))
     again = await cluster.get("transcriberdeployment", "whisper")
     assert again["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]
 

@@ -58,7 +58,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "scaling": {"minReplicas": 1, "maxReplicas": 8, "targetWaitSeconds": 20, "idleTimeoutSeconds": 5},
         "capacity": {
             "nodeClassRef": {"group": karpenter.NODE_CLASS_GROUP, "kind": karpenter.NODE_CLASS_KIND, "name": NODE_CLASS},
-            "pools": [spot_pool()],
+            "pools": [spot_pool(), {"name": "on-demand", "gpus": ["l4"], "weight": 10, "maxNodes": 8}],
         },
     }
     for path, value in changes.items():

@@ -21,7 +21,8 @@ from tests.rig.cluster import OperatorProcess
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 Record = Callable[[str, object], None]
 SCENARIOS: Final[tuple[Scenario, ...]] = (
-    by_work.a_burst_orders_what_it_calls_for_at_once_and_drains_in_time,
+    by_work.a_burst_is_ordered_for_by_one_decision,
+    by_work.a_surge_waits_no_longer_than_the_target_once_its_nodes_are_there,
     by_work.short_files_add_no_node,
     by_work.idle_replicas_go_to_zero_and_a_schedule_brings_them_back,
     by_work.kubectl_scale_decides_in_mode_external,

@@ -33,6 +33,7 @@ class Try:
 
     address: str
     began_at: float
+    ended_at: float
     answer: int | str
 
     @property
@@ -141,14 +142,15 @@ class Feeder:
         address = min(self._ready(), key=lambda address: self._held[address], default=None)
         if address is None:
             return None
-        began_at = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        began_at = clock()
         self._held[address] += 1
         try:
             url = f"http://{address}:{WORK_PORT}/work"
             async with self._session.post(url, json={"audio_seconds": file.audio_seconds}) as response:
                 await response.read()
-                return Try(address, began_at, response.status)
+                return Try(address, began_at, clock(), response.status)
         except (aiohttp.ClientError, OSError):
-            return Try(address, began_at, CUT)
+            return Try(address, began_at, clock(), CUT)
         finally:
             self._held[address] -= 1

@@ -92,6 +92,7 @@ def build(recipe: Recipe, go: Go, module_folder: Path, target_folder: Path) -> N
     """Build one binary, and copy the module's files that it comes with, into `target_folder`; raises BuildError."""
     executable = target_folder / recipe.name
     flags = ["-trimpath", f"-ldflags={' '.join(['-s', '-w', *(f'-X {variable}={value}' for variable, value in recipe.stamps)])}"]
+    flags += [f"-tags={','.join(recipe.tags)}"] if recipe.tags else []
     if recipe.module.is_wrapped:
         go.run(["build", *flags, "-o", str(executable), recipe.package], module_folder, recipe.name)
     else:

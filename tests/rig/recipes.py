@@ -2,14 +2,14 @@
 
 import hashlib
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 OURS: Final = "./"  # before the name of a main package that lies in a folder beside this file
 
 KUBERNETES_VERSION: Final = "v1.36.2"
-MINIMUM_GO: Final = (1, 26, 6)  # the highest that a module below asks for (karpenter's)
+MINIMUM_GO: Final = (1, 26, 7)  # the highest that a module below asks for (prometheus's)
 # Kubernetes keeps these beside itself and replaces them by folders, which a module that requires it cannot see.
 STAGING_MODULES: Final = (
     "api", "apiextensions-apiserver", "apimachinery", "apiserver", "cli-runtime", "client-go", "cloud-provider",
@@ -51,11 +51,12 @@ class Recipe:
     package: str
     stamps: tuple[tuple[str, str], ...] = ()
     assets: tuple[str, ...] = ()
+    tags: tuple[str, ...] = field(default=(), repr=False)  # of the build; not in the name of a folder where there are none
 
     @property
     def folder_name(self) -> str:
         """Name of its folder in the cache: another recipe, source of ours or machine type, another folder."""
-        recipe = hashlib.sha256(repr((self, platform.system(), platform.machine())).encode())
+        recipe = hashlib.sha256(repr((self, *self.tags, platform.system(), platform.machine())).encode())
         for file in sorted(self.source_folder.iterdir()) if self.source_folder else ():
             recipe.update(file.read_bytes())
         return f"{self.name}-{self.module.version}-{recipe.hexdigest()[:8]}"
@@ -115,6 +116,7 @@ KEDA: Final = Module(
     ),
 )
 HELM: Final = Module("helm.sh/helm/v3", "v3.21.4")
+PROMETHEUS: Final = Module("github.com/prometheus/prometheus", "v0.316.0")
 
 KWOK_STAGES: Final = (
     "node/fast/node-initialize.yaml",
@@ -152,6 +154,8 @@ RECIPES: Final = (
     Recipe("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok", assets=tuple(f"kustomize/stage/{path}" for path in KWOK_STAGES)),
     Recipe("karpenter", KARPENTER, f"{OURS}karpenter_faults", assets=KARPENTER_CRDS),
     Recipe("helm", HELM, "helm.sh/helm/v3/cmd/helm", _helm_stamps(HELM.version, KUBERNETES_VERSION)),
+    # Without the tag it brings the clients of every cloud, to discover targets there.
+    Recipe("promtool", PROMETHEUS, f"{PROMETHEUS.path}/cmd/promtool", tags=("remove_all_sd",)),
 )
 # What only a comparison with other autoscalers needs; built by name, and no part of the control plane.
 PEERS: Final = (

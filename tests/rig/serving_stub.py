@@ -35,9 +35,10 @@ FIGURES: dict[str, dict[str, float] | None] = {
 class File:
     """A file that was admitted; `has_ended` is set when it is decoded or given up."""
 
-    def __init__(self, audio_seconds: float, windows: int) -> None:
-        self.audio_seconds = audio_seconds
-        self.windows_left = windows
+    def __init__(self, windows: list[float]) -> None:
+        """Take its windows, in audio seconds."""
+        self.waiting = deque(windows)
+        self.windows_left = len(windows)
         self.has_ended = threading.Event()
 
     @property
@@ -47,14 +48,14 @@ class File:
 
 
 class Decoder:
-    """Decodes windows, first come first served, a few at once that share one rate; counts as Triton does."""
+    """Decodes windows of all files in turn, a few at once that share one rate; counts as Triton does."""
 
     def __init__(self, throughput: float, slots: int, window_seconds: float, max_queued_audio_seconds: float) -> None:
         self.throughput = throughput  # audio seconds per second, of all slots together
         self._slots = slots
         self._window_seconds = window_seconds
         self._max_queued = max_queued_audio_seconds
-        self._waiting: deque[tuple[File, float]] = deque()  # windows, in audio seconds
+        self._turns: deque[File] = deque()  # those with windows that wait
         self._files: set[File] = set()
         self._decoding: dict[int, float] = {}  # slot to audio seconds
         self._changed = threading.Condition()
@@ -71,9 +72,9 @@ class Decoder:
         with self._changed:
             if self._queued() + audio_seconds > self._max_queued:
                 return None
-            file = File(audio_seconds, len(windows))
+            file = File(windows)
             self._files.add(file)
-            self._waiting.extend((file, window) for window in windows)
+            self._turns.append(file)
             self._totals["admitted_requests_total"] += 1
             self._totals["admitted_audio_seconds_total"] += audio_seconds
             self._changed.notify_all()
@@ -106,21 +107,23 @@ class Decoder:
         """Give up what is not done."""
         self._has_stopped.set()
         with self._changed:
-            self._waiting.clear()
+            self._turns.clear()
             for file in self._files:
                 file.has_ended.set()
             self._files.clear()
             self._changed.notify_all()
 
     def _queued(self) -> float:
-        return sum(window for _, window in self._waiting)
+        return sum(sum(file.waiting) for file in self._turns)
 
     def _decode(self, slot: int) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._waiting))
-                file, window = self._waiting.popleft()
-                self._decoding[slot] = window
+                self._changed.wait_for(lambda: bool(self._turns))
+                file = self._turns.popleft()
+                window = self._decoding[slot] = file.waiting.popleft()
+                if file.waiting:
+                    self._turns.append(file)
             if self._has_stopped.wait(window * self._slots / self.throughput):
                 return
             with self._changed:

@@ -94,7 +94,7 @@ def test_every_binary_is_built_once_and_then_found(environment: dict[str, str]):
     assert {path.name for path in found.assets("kwok")} > {"pod-ready.yaml", "node-initialize.yaml"}
     assert len(found.assets("karpenter")) == 5
     assert said[0] == "etcd v3.6.14: building"
-    assert said[-1].startswith("helm v3.21.4: built in ")
+    assert said[-1].startswith("promtool v0.316.0: built in ")
     build_missing(RECIPES, environment, said.append)
     assert [call for call in calls(environment) if call[0] in ("build", "install")] == built
 
@@ -127,7 +127,7 @@ def test_a_build_that_was_broken_off_goes_on_with_what_is_missing(environment: d
     before = len(calls(environment))
     build_missing(RECIPES, environment, silent)
     again = [call[-1].partition("@")[0] for call in calls(environment)[before:] if call[0] in ("build", "install")]
-    assert again == [recipe(name).package for name in ("kubectl", "kwok", "karpenter", "helm")]
+    assert again == [recipe(name).package for name in ("kubectl", "kwok", "karpenter", "helm", "promtool")]
 
 
 def read_until(stream: IO[str] | None, word: str) -> None:
@@ -179,12 +179,12 @@ def test_an_interrupt_ends_the_tool_and_leaves_nothing_half_done(environment: di
 
 def test_without_go_the_error_says_what_to_install(environment: dict[str, str], tmp_path: Path):
     (tmp_path / "bin" / "go").unlink()
-    with pytest.raises(BuildError, match=r"go: not on PATH; install Go 1\.26\.6 or newer"):
+    with pytest.raises(BuildError, match=r"go: not on PATH; install Go 1\.26\.7 or newer"):
         build_missing(RECIPES, environment, silent)
 
 
 def test_a_go_that_is_too_old_and_may_not_fetch_another_is_refused(environment: dict[str, str]):
-    with pytest.raises(BuildError, match=r"go1\.25\.3 is too old; install Go 1\.26\.6"):
+    with pytest.raises(BuildError, match=r"go1\.25\.3 is too old; install Go 1\.26\.7"):
         build_missing(RECIPES, environment | {"TOLD": "go1.25.3", "GOTOOLCHAIN": "local"}, silent)
     build_missing(RECIPES, environment | {"TOLD": "go1.25.3", "GOTOOLCHAIN": "auto"}, silent)
 

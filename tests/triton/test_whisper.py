@@ -105,6 +105,8 @@ def check_totals(
     grown = {name: value - before[name] for name, value in after.items()}
     total = sum((result.result.speculation for result in answers), Speculation())
     assert grown["finished_audio_seconds_total"] == pytest.approx(seconds, abs=1e-3)
+    assert grown["admitted_requests_total"] == len(answers)
+    assert grown["decoded_audio_seconds_total"] == pytest.approx(seconds, abs=1e-3)
     assert grown["windows_total"] == windows
     assert grown["output_tokens_total"] == total.output_tokens
     assert grown["draft_tokens_total"] == total.draft_tokens

@@ -76,7 +76,7 @@ def test_a_recorded_trace_and_a_deployment_are_compared(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     results = json.loads(result.stdout)["results"]
     assert {line["trace"] for line in results} == {str(trace)}
-    assert "mine" in {line["system"] for line in results}
+    assert str(deployment) in {line["system"] for line in results}
 
 
 @pytest.mark.parametrize(

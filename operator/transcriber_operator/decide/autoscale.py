@@ -20,6 +20,7 @@ from transcriber_operator.decide.queueing import MOST_REPLICAS, steady_replicas
 
 YIELD: Final = 0.95  # of a replica's throughput that a backlog is decoded with: the last batches are not full
 SOONEST_SECONDS: Final = 5.0  # until an ordered replica serves, however overdue it is
+BUY_SHARE: Final = 0.5
 DRAINED_SHARE: Final = 0.5  # of the target wait that the queue may take when replicas are given up
 PATIENCE_LEADS: Final = 2.0  # lead times for which replicas that are ordered hold the fleet
 EARNING_LEADS: Final = 0.2  # lead times of work that a replica must find, to be ordered for a backlog
@@ -226,7 +227,7 @@ def _terms(policy: Policy, fleet: Fleet, look: Look, arrivals: Arrivals) -> Term
     demand = look.queued_audio_seconds + look.in_flight_audio_seconds + arrivals.sure_audio_rate * fleet.lead_seconds
     within_seconds = max(policy.target_wait_seconds, EARNING_LEADS * fleet.lead_seconds)
     supply = _supply(fleet, fleet.lead_seconds + within_seconds)
-    gap = max(demand - supply, 0.0) if look.queued_audio_seconds > NOTHING_SECONDS else 0.0
+    gap = max(demand - supply, 0.0) if look.queued_audio_seconds > max(NOTHING_SECONDS, BUY_SHARE * policy.target_wait_seconds * fleet.ready * fleet.throughput) else 0.0
     extra = math.ceil(min(gap / (YIELD * fleet.throughput * within_seconds), MOST_REPLICAS))
     return Terms(
         queued_audio_seconds=look.queued_audio_seconds,

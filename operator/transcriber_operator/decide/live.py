@@ -48,7 +48,8 @@ def live_state(observed: Observed) -> Live:
     foreign: dict[Key, Manifest] = {}
     for child in observed.children:
         owners = owner_uids(child)
-        (children if metadata["uid"] in owners else foreign if owners else orphans)[key_of(child)] = child
+        is_ours = metadata["uid"] in owners or (not owners and has_no_namespace(child))
+        (children if is_ours else foreign if owners else orphans)[key_of(child)] = child
     pods = sorted((pod for pod in observed.pods if not _is_older(pod, born)), key=_age_order)
     return Live(
         children,
@@ -65,10 +66,16 @@ def key_of(manifest: Manifest) -> Key:
 
 
 def owner_uids(manifest: Manifest) -> frozenset[str]:
-    """Return the UIDs of an object's owners; one of no namespace, which nothing namespaced can own, has its owner as a label."""
-    labelled = label(manifest, names.OWNER_UID_LABEL)
-    owners = frozenset(owner["uid"] for owner in manifest["metadata"].get("ownerReferences", ()))
-    return owners or (frozenset({labelled}) if labelled else frozenset())
+    """Return the UIDs of an object's owners."""
+    return frozenset(owner["uid"] for owner in manifest["metadata"].get("ownerReferences", ()))
+
+
+def has_no_namespace(manifest: Manifest) -> bool:
+    """Whether an object is cluster-scoped: nothing that has a namespace can own it, and its labels say whose it is.
+
+    They name the resource, so that what an earlier one of that name has left behind belongs to this one.
+    """
+    return label(manifest, names.OWNER_UID_LABEL) is not None
 
 
 def label(manifest: Manifest, name: str) -> str | None:

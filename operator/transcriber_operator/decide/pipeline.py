@@ -100,7 +100,7 @@ def _reconcile(context: Context, observed: Observed, live: Live, now: datetime) 
         pod_deletes=pod_deletes,
         requeue_after_seconds=_requeue(repository, serving, scaling, now),
         memory=scaling.memory,
-        figures=figures(scaling, serving, wanted.replicas),
+        figures=figures(scaling, serving),
         watches_load=not (spec.suspend or scaling.is_idle),
         details=details,
         **_news(previous, status),

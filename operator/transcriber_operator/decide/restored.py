@@ -25,7 +25,7 @@ def restored(previous: Status) -> ScalingMemory:
 def _arrivals(scaling: ScalingStatus) -> Arrivals:
     """The rate as one request a second of so much audio: the mean length is learnt anew from the first request on."""
     rate = float(scaling.arrival_rate or 0)
-    return Arrivals(fast_rate=1.0, slow_rate=1.0, mean_audio_seconds=rate) if rate else Arrivals()
+    return Arrivals(fast_rate=1.0, rate=1.0, mean_audio_seconds=rate) if rate else Arrivals()
 
 
 def _stand_ins(status: tuple[PoolStatus, ...]) -> pools.Memory:

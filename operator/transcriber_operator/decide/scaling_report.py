@@ -159,11 +159,11 @@ def cold_starts(scaling: Scaling, previous: tuple[ColdStart, ...]) -> tuple[Cold
     return (*(start for start in previous if start.pod not in known), *new)[-REMEMBERED_STARTS:]
 
 
-def figures(scaling: Scaling, serving: Serving, replicas: int) -> decision.Figures:
-    """Return the figures of the operator's metrics."""
+def figures(scaling: Scaling, serving: Serving) -> decision.Figures:
+    """Return the figures of the operator's metrics; `desired` is what the operator would decide, also where others do."""
     terms, reading = scaling.verdict.terms, scaling.reading
     return decision.Figures(
-        desired=replicas,
+        desired=scaling.verdict.replicas,
         ready=serving.ready,
         queued_audio_seconds=terms.queued_audio_seconds,
         in_flight_audio_seconds=terms.in_flight_audio_seconds,

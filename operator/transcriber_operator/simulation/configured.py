@@ -13,8 +13,8 @@ from transcriber_operator.simulation.world import ON_DEMAND, SPOT, Offer, Servic
 HOURS_PER_MONTH: Final = 730
 
 
-def entrant_of(deployment: TranscriberDeployment, service: Service) -> Entrant:
-    """Return its scaling and its pools. Schedules are left out: they are of a calendar that a trace has not.
+def entrant_of(deployment: TranscriberDeployment, origin: str, service: Service) -> Entrant:
+    """Return its scaling, as in mode Builtin, and its pools; `origin` names it. Schedules are left out: a trace has no calendar.
 
     Pools without `pricePerHour` cost what an L4 does; a month's budget counts as so much per hour, without its burst.
     """
@@ -36,7 +36,7 @@ def entrant_of(deployment: TranscriberDeployment, service: Service) -> Entrant:
         slots=service.slots,
     )
     scaler = Own(policy, _rule(spec.capacity.fallback), min(caps, default=None))
-    return Entrant(deployment.metadata.name, "as given", scaler, tuple(_offer(pool) for pool in spec.capacity.pools))
+    return Entrant(origin, "as given", scaler, tuple(_offer(pool) for pool in spec.capacity.pools))
 
 
 def _rule(fallback: Fallback | None) -> FallbackRule | None:

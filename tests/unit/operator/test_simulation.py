@@ -8,11 +8,13 @@ import pytest
 
 from transcriber_operator.decide.autoscale import Policy
 from transcriber_operator.simulation.engine import Simulation, simulate
+from transcriber_operator.simulation.fleet import Deployment, Replica, Supply
 from transcriber_operator.simulation.scalers.hpa import Signal
 from transcriber_operator.simulation.scalers.keda import Keda
 from transcriber_operator.simulation.scalers.own import Own
 from transcriber_operator.simulation.trace import Trace, draw_trace
 from transcriber_operator.simulation.view import View, Wanted
+from transcriber_operator.simulation.work import Batch, Work
 from transcriber_operator.simulation.world import ON_DEMAND, SPOT, LeadTime, Market, Service, World
 
 ONE_SECOND = Service(fixed_seconds=0.4, per_window_seconds=0.6, slots=1)
@@ -147,6 +149,29 @@ def test_windows_of_a_lost_node_go_back_to_the_front_and_are_decoded_again() -> 
     assert simulation.work.done_windows == 9
 
 
+def test_a_lost_file_that_was_handed_out_whole_comes_before_those_that_wait() -> None:
+    work = Work(60.0)
+    work.arrive(0.0, 90.0)
+    work.arrive(1.0, 90.0)
+    batch = work.take(3)
+    work.give_back(batch)
+    assert [file.arrived_at for file in work.queue] == [0.0, 1.0]
+    assert work.take(4).parts[0][1] == 3
+    assert (work.queued_windows, work.in_flight_windows) == (2, 4)
+
+
+def test_a_file_that_stands_in_line_twice_is_handed_out_once() -> None:
+    work = Work(60.0)
+    work.arrive(0.0, 30.0 * 6)
+    work.arrive(1.0, 30.0)
+    batches = [work.take(2), work.take(2)]
+    for batch in batches:
+        work.give_back(batch)
+    taken = work.take(16)
+    assert taken.windows == sum(count for _, count in taken.parts) == 7
+    assert not work.queue
+
+
 def running(*arrivals: tuple[float, float], service: Service) -> Simulation[None]:
     simulation = Simulation(World(service=service, lead=LeadTime(50.0, 1e-9)), files(*arrivals, horizon=1.0), Fixed(1), Random(1))
     while not simulation.busy:
@@ -207,6 +232,57 @@ def test_a_spot_pool_alone_waits_until_the_offer_is_back_and_karpenter_looks_aga
     outcome = simulate(world, files((2.0, 30.0), horizon=2.0, market=market), Fixed(0, ((5.0, 1),)), Random(1))
     served_at = 5.0 + 6 * 180.0 + 100.0  # refused at 5, 185, … and 905; given a node at 1085
     assert outcome.wait_mean_seconds == pytest.approx(served_at - 2.0)
+
+
+def test_an_offer_that_was_refused_is_left_alone_for_three_minutes() -> None:
+    market = Market(shortages=((0.0, 6.0),), hidden_seconds=180.0)
+    world = World(service=ONE_SECOND, lead=LeadTime(100.0, 1e-9), offers=(SPOT,))
+    simulation = Simulation(world, files((7000.0, 30.0), market=market), Fixed(1, ((10.0, 2),)), Random(1))
+    while simulation.now < 175.0:
+        simulation.step()
+    assert simulation.view().waiting == 2
+    while simulation.now < 186.0:  # refused at 0, and tried again at 180
+        simulation.step()
+    assert simulation.view().waiting == 0
+
+
+def test_a_replica_that_was_given_up_before_it_got_a_node_gets_none() -> None:
+    market = Market(shortages=((0.0, 50.0),))
+    world = World(service=ONE_SECOND, offers=(SPOT,))
+    outcome = simulate(world, files((7000.0, 30.0), market=market), Fixed(1, ((20.0, 0),)), Random(1))
+    assert outcome.gpu_hours == pytest.approx(0.0)
+
+
+def test_pools_are_told_how_long_each_replica_has_waited_and_how_often_capacity_was_refused() -> None:
+    market = Market(shortages=((0.0, 1000.0),))
+    scaler = replace(Own(Policy(slots=16, min_replicas=2)), fallback=None)
+    simulation = Simulation(World(), files((7000.0, 30.0), horizon=7000.0, market=market), scaler, Random(1))
+    while simulation.now < 100.0:
+        simulation.step()
+    spot, on_demand = simulation.view().pools
+    assert (spot.desired, spot.ready, spot.refusals, spot.waiting_seconds) == (2, 0, 2, (100.0, 100.0))
+    assert (on_demand.desired, on_demand.waiting_seconds) == (0, ())
+
+
+def test_the_lead_time_is_learnt_from_starts() -> None:
+    world = World(service=ONE_SECOND, lead=LeadTime(400.0, 1e-9))
+    simulation = Simulation(world, files((9000.0, 30.0), horizon=9000.0), Fixed(0, ((10.0, 20),)), Random(1))
+    assert simulation.view().lead_seconds == 240.0
+    while simulation.step():
+        pass
+    assert simulation.view().lead_seconds == pytest.approx(400.0, abs=3.0)
+
+
+@pytest.mark.parametrize(("spares_busy", "first"), [(True, "idle"), (False, "busy")])
+def test_replicas_without_node_go_first_then_those_that_start_then_the_idlest_or_the_newest(spares_busy: bool, first: str) -> None:
+    deployment, supply = Deployment("spot", (), spares_busy), Supply(SPOT)
+    idle = Replica(deployment, 0.0, supply, 0.0, ready_at=10.0)
+    busy = Replica(deployment, 1.0, supply, 0.0, ready_at=20.0, batch=Batch([], 0, 0.0))
+    starting, waiting = Replica(deployment, 2.0, supply), Replica(deployment, 3.0)
+    deployment.replicas = [busy, idle, starting, waiting]
+    last = [idle, busy] if first == "idle" else [busy, idle]
+    assert deployment.victims(4) == [waiting, starting, *last]
+    assert deployment.victims(1) == [waiting]
 
 
 def test_nodes_are_paid_from_their_launch_until_their_replica_is_gone() -> None:

@@ -5,7 +5,7 @@ from math import ceil
 
 import pytest
 
-from transcriber_operator.decide.autoscale import Policy
+from transcriber_operator.decide.autoscale import Bounds, Fleet, Look, Memory, Policy, Verdict, autoscale
 from transcriber_operator.decide.pools import PoolView
 from transcriber_operator.simulation.scalers.hpa import (
     AverageValue,
@@ -85,6 +85,7 @@ def test_hpa_average_value_is_the_rounded_up_quotient_outside_of_the_tolerance(
         (0.35, 10, 0, 5),
         (1.0, 7, 3, 10),  # those that start count as idle: what is there is enough
         (1.0, 7, 1, 10),
+        (1.0, 7, 5, 12),  # more than enough: they stay
         (0.35, 10, 4, 5),
         (0.0, 0, 3, 3),  # nothing to measure
     ],
@@ -102,6 +103,12 @@ def test_hpa_goes_down_to_the_most_that_was_recommended_in_300_seconds() -> None
     assert behave(1, 9, ((0.0, 7), (100.0, 4)), 299.0)[0] == 7
     assert behave(1, 9, ((0.0, 7), (100.0, 4)), 300.0)[0] == 4
     assert behave(1, 9, ((0.0, 12),), 10.0)[0] == 9
+
+
+def test_hpa_keeps_the_fleet_that_it_finds_for_300_seconds() -> None:
+    idle = [fleet(6)] * 30
+    wanted = follow(AverageValue(Signal.WINDOWS, 10), idle)
+    assert wanted.index(1) * 15.0 == 300.0
 
 
 def test_hpa_never_goes_below_its_minimum() -> None:
@@ -194,14 +201,49 @@ def pool(name: str, **figures: object) -> PoolView:
     return PoolView(name=name, floor=0, max_nodes=100, ready=0, **{"desired": 0, **spot, **figures})  # type: ignore[arg-type]
 
 
-def test_own_tells_the_operator_what_came_since_the_look_before() -> None:
+def test_own_hands_its_allotment_to_the_pools() -> None:
     scaler = Own(Policy(slots=16))
-    pools = (pool("spot"), pool("on-demand"))
-    first = replace(NOTHING, arrived_audio_seconds=600.0, arrived_requests=2, queued_audio_seconds=600.0, pools=pools)
-    wanted, memory = scaler.decide(first, scaler.start(), 5.0)
+    view = replace(NOTHING, arrived_requests=2, queued_audio_seconds=600.0, pools=(pool("spot"), pool("on-demand")))
+    wanted, _ = scaler.decide(view, scaler.start(), 5.0)
     assert wanted.replicas == 1
     assert wanted.by_pool == {"spot": 1, "on-demand": 0}
-    assert (memory.arrived_audio_seconds, memory.arrived_requests) == (600.0, 2)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Fleet, Look]]:
+    """What the operator's function was asked."""
+    seen: list[tuple[Fleet, Look]] = []
+
+    def spy(policy: Policy, fleet: Fleet, look: Look, memory: Memory, bounds: Bounds, now_seconds: float) -> Verdict:
+        seen.append((fleet, look))
+        return autoscale(policy, fleet, look, memory, bounds, now_seconds)
+
+    monkeypatch.setattr("transcriber_operator.simulation.scalers.own.autoscale", spy)
+    return seen
+
+
+def test_own_tells_the_operator_what_came_since_the_look_before(asked: list[tuple[Fleet, Look]]) -> None:
+    scaler, state = Own(Policy(slots=16)), Own(Policy()).start()
+    for number in (1, 2):
+        view = replace(NOTHING, arrived_audio_seconds=600.0 * number, arrived_requests=2 * number, pools=(pool("spot"),))
+        _, state = scaler.decide(view, state, 5.0 * number)
+    assert [(look.arrived_audio_seconds, look.arrived_requests) for _, look in asked] == [(600.0, 2), (600.0, 2)]
+
+
+def test_own_counts_what_starts_by_what_is_left_and_what_has_no_node_by_a_whole_lead_time(asked: list[tuple[Fleet, Look]]) -> None:
+    scaler = Own(Policy(slots=16))
+    view = replace(NOTHING, starting_seconds=(100.0, 300.0), waiting=3, pools=(pool("spot"),))
+    scaler.decide(view, scaler.start(), 5.0)
+    scaler.decide(view, replace(scaler.start(), fallen_back=2), 5.0)
+    assert asked[0][0].pending_lead_seconds == (130.0, 5.0, 230.0, 230.0, 230.0)
+    assert asked[1][0].pending_lead_seconds == (130.0, 5.0, 230.0)  # on-demand ones stand in for the others
+
+
+def test_own_orders_no_more_than_the_budget_pays_for() -> None:
+    scaler = Own(Policy(slots=16), dollars_per_hour=1.6)
+    view = replace(NOTHING, queued_audio_seconds=1e6, pools=(pool("spot"), replace(pool("on-demand"), price_per_hour=0.9)))
+    wanted, _ = scaler.decide(view, scaler.start(), 5.0)
+    assert wanted.by_pool == {"spot": 3, "on-demand": 0}
 
 
 def test_own_keeps_the_floors_of_pools_without_any_work() -> None:

@@ -1,4 +1,4 @@
-"""KubeAI: active requests, averaged over a long window, by a target; 0 to 1 by its proxy."""
+"""KubeAI: active requests, averaged over a long window, by a target; a single request is enough to wake it."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -38,8 +38,6 @@ class KubeAi:
         length = round(self.window_seconds / INTERVAL_SECONDS)
         counts = (*state.counts, view.active_requests)[-length:]
         called_for = ceil(sum(counts) / len(counts) / self.target_requests)
-        if view.active_requests:
-            called_for = max(called_for, 1)
         bounded = min(max(called_for, self.min_replicas), self.max_replicas)
         if bounded >= view.desired:
             return Wanted(bounded), Memory(counts)

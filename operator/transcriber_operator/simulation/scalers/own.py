@@ -5,7 +5,7 @@ from typing import Final
 
 from transcriber_operator.decide.autoscale import Bounds, Fleet, Look, Policy, autoscale
 from transcriber_operator.decide.autoscale import Memory as AutoscaleMemory
-from transcriber_operator.decide.pools import FallbackRule, allot_with_fallback
+from transcriber_operator.decide.pools import FallbackRule, affordable, allot_with_fallback
 from transcriber_operator.decide.pools import Memory as PoolsMemory
 from transcriber_operator.simulation.view import View, Wanted
 
@@ -48,7 +48,7 @@ class Own:
             arrived_audio_seconds=view.arrived_audio_seconds - state.arrived_audio_seconds,
             arrived_requests=view.arrived_requests - state.arrived_requests,
         )
-        bounds = Bounds(floor=sum(pool.floor for pool in view.pools))
+        bounds = Bounds(sum(pool.floor for pool in view.pools), affordable(view.pools, self.dollars_per_hour))
         verdict = autoscale(self.policy, self._fleet(view, state), look, state.autoscale, bounds, now_seconds)
         allotment = allot_with_fallback(
             view.pools, verdict.replicas, self.fallback, self.dollars_per_hour, state.pools, now_seconds

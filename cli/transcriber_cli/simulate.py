@@ -164,7 +164,7 @@ def _progress() -> Iterator[Report]:
 
 def _table(title: str, own: Entrant, outcomes: Outcomes) -> Table:
     """The default of ours, what was given with -f, and the best tuning of every system."""
-    most = level(outcomes[own])
+    most = level(outcomes)
     table = Table(title=f"{title}: the best of each at up to {most:.1f} % of audio missed", title_justify="left", box=None)
     table.add_column("Scaler", min_width=12)
     for column in ("Missed\n%", "GPU-h", "US$", "Wait p50/\n95/99, s", "Ups", "Lost", "Drain\ns", "Used\n%"):

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from tests.cluster.live import is_ready
 from tests.cluster.scaled import (
     CAPACITY_LABEL,
+    NAME,
     document,
     own_operator,
     scaled,
@@ -19,6 +20,8 @@ from tests.rig.karpenter import NoCapacity
 ORDER_SECONDS = 10.0
 HEARING_SECONDS = 3.0  # until clients have heard that a pod is not ready
 NOTICE_SECONDS = 30.0
+SHORT_NOTICE_SECONDS = 2.0
+DOWN_SECONDS = 10.0
 LIE_SECONDS = 14.0  # longer than the age at which figures are stale
 QUIET_SECONDS = 40.0
 MOVED_SECONDS = 240.0
@@ -90,6 +93,49 @@ async def an_interruption_under_load_loses_no_file(stage: Stage) -> None:
         await own.serves(3)
 
 
+async def a_node_that_goes_before_its_work_is_done_loses_no_file(stage: Stage) -> None:
+    """A notice that is shorter than any drain: connections break, and the files are sent again."""
+    async with scaled(stage.parts, stage.namespace, stage.folder) as own:
+        await own.apply(document(scaling={"minReplicas": 2, "maxReplicas": 2}, runtime__terminationGracePeriodSeconds=60))
+        await own.serves(2)
+        own.feeder.feed([File(0, 900)] * 4)
+        await asyncio.sleep(HEARING_SECONDS)
+        taken = await own.spot.interrupt(own.claim_of(own.pods()[0]), SHORT_NOTICE_SECONDS)
+        assert await taken, "the node was taken while it worked"
+        await own.feeder.finished()
+        stage.record(feeder=own.feeder.figures())
+        assert own.feeder.lost() == []
+        assert own.feeder.figures()["retriable_failures"]["cut"] >= 1
+        await own.serves(2)
+
+
+async def a_floor_on_demand_serves_while_all_spot_nodes_are_taken_back(stage: Stage) -> None:
+    """What spot has is replaced, and meanwhile the replica on demand takes the work."""
+    pools = [spot_pool(), {"name": "on-demand", "gpus": ["l4"], "weight": 10, "minReplicas": 1}]
+    async with scaled(stage.parts, stage.namespace, stage.folder) as own:
+        await own.apply(document(scaling={"minReplicas": 3, "maxReplicas": 3}, capacity__pools=pools))
+        await own.serves(3)
+        own.feeder.feed(steadily(30, 0.5, 30))
+        noticed_at = clock()
+        on_spot = [pod for pod in own.pods() if pod["metadata"]["name"].startswith(f"{NAME}-spot")]
+        taken = [await own.spot.interrupt(own.claim_of(pod), NOTICE_SECONDS) for pod in on_spot]
+        fewest = len(own.ready())
+
+        def is_whole() -> bool | None:
+            nonlocal fewest
+            fewest = min(fewest, len(own.ready()))
+            gone = {pod["metadata"]["uid"] for pod in on_spot} - {pod["metadata"]["uid"] for pod in own.pods()}
+            return (len(gone) == len(on_spot) == 2 and len(own.ready()) == 3) or None
+
+        await own.objects.until("whole again", is_whole)
+        stage.record(whole_after_seconds=round(clock() - noticed_at, 1), fewest_ready=fewest)
+        await asyncio.gather(*taken)
+        await own.feeder.finished()
+        stage.record(feeder=own.feeder.figures())
+        assert fewest >= 1
+        assert own.feeder.lost() == []
+
+
 async def an_operator_that_is_killed_while_it_scales_up_converges_and_its_node_pools_go_though_it_was_down(stage: Stage) -> None:
     """What was ordered is not ordered again; a resource deleted meanwhile is cleaned up after."""
     async with (
@@ -103,6 +149,7 @@ async def an_operator_that_is_killed_while_it_scales_up_converges_and_its_node_p
         await own.objects.until("an order", lambda: (own.wanted() > 1) or None)
         ordered = own.wanted()
         await asyncio.to_thread(operator.kill)
+        await asyncio.sleep(DOWN_SECONDS)
         await start(operator)
         restarted_at = clock()
         await own.feeder.finished()

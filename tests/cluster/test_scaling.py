@@ -29,6 +29,8 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     by_work.a_budget_holds_whatever_waits,
     under_faults.spot_that_is_out_is_stood_in_for_and_returned_to,
     under_faults.an_interruption_under_load_loses_no_file,
+    under_faults.a_node_that_goes_before_its_work_is_done_loses_no_file,
+    under_faults.a_floor_on_demand_serves_while_all_spot_nodes_are_taken_back,
     under_faults.an_operator_that_is_killed_while_it_scales_up_converges_and_its_node_pools_go_though_it_was_down,
     under_faults.figures_that_lie_change_nothing,
     under_faults.nodes_that_drive_pods_away_stay_bounded,

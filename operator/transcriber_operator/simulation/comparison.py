@@ -89,7 +89,7 @@ def _finalists(
     }
     chosen = {}
     for (name, load), outcomes in tuned.items():
-        most = level(outcomes[own])
+        most = level(outcomes)
         systems = dict.fromkeys(entrant.system for entrant in outcomes)
         best = [entrant for system in systems for entrant in cheapest(of_system(outcomes, system), most, FINALISTS)]
         chosen[name, load] = list(dict.fromkeys((own, *more, *best, *kept[load])))

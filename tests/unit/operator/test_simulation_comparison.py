@@ -11,6 +11,7 @@ from transcriber_operator.simulation.configured import entrant_of
 from transcriber_operator.simulation.contest import OWN, Entrant, entrants, own_default
 from transcriber_operator.simulation.gates import Gate, cheapest, front, gates, level, our_single, singles
 from transcriber_operator.simulation.outcome import Outcome, mean
+from transcriber_operator.simulation.scalers.hpa import Utilization
 from transcriber_operator.simulation.scalers.own import Own
 from transcriber_operator.simulation.world import Service, World
 
@@ -19,7 +20,7 @@ TUNED = replace(DEFAULT, tuning="tuned")
 
 
 def other(tuning: str) -> Entrant:
-    return replace(DEFAULT, system="HPA", tuning=tuning)
+    return Entrant("HPA", tuning, Utilization(0.9))
 
 
 def went(gpu_hours: float, missed_percent: float, lost_windows: float = 0.0) -> Outcome:
@@ -32,9 +33,9 @@ def gate(found: list[Gate], name: str) -> Gate:
     return gate
 
 
-def test_tunings_are_compared_at_what_is_promised_or_at_what_ours_misses() -> None:
-    assert level(went(10, 1.0)) == 5.0
-    assert level(went(10, 20.0)) == 20.0
+def test_tunings_are_compared_at_what_is_promised_or_else_at_what_ours_can_hold() -> None:
+    assert level({DEFAULT: went(10, 30.0), TUNED: went(20, 1.0), other("a"): went(20, 0.0)}) == 5.0
+    assert level({DEFAULT: went(10, 30.0), TUNED: went(20, 19.0), other("a"): went(20, 0.0)}) == 20.0
 
 
 def test_the_cheapest_of_those_that_miss_little_enough_or_else_the_one_that_misses_least() -> None:
@@ -74,10 +75,17 @@ def test_the_bound_of_one_configuration_is_not_for_single_load() -> None:
 
 
 def test_our_best_tuning_is_held_against_the_best_tuning_of_any_other() -> None:
-    outcomes = {DEFAULT: went(120, 1.0), TUNED: went(105, 4.9), other("a"): went(100, 5.0), other("b"): went(50, 5.1)}
+    mine = replace(DEFAULT, system="mine.yaml")
+    outcomes = {
+        DEFAULT: went(120, 1.0),
+        TUNED: went(105, 4.9),
+        mine: went(9, 0.0),
+        other("a"): went(100, 6.0),
+        other("b"): went(50, 6.1),
+    }
     tuned = gate(gates(DEFAULT, None, {("steady", 1): outcomes}), "tuned for steady at 1x")
     assert (tuned.figure, tuned.holds) == (1.05, True)
-    assert "defaults: 1.20" in tuned.explanation
+    assert "defaults: 1.20 (1.0 %)" in tuned.explanation
     del outcomes[TUNED]
     assert not gate(gates(DEFAULT, None, {("steady", 1): outcomes}), "tuned for steady at 1x").holds
 

@@ -47,6 +47,9 @@ METRIC: Final = "audio_seconds"
 MOST_REPLICAS: Final = 10
 TARGET_WAIT_SECONDS: Final = 20
 PER_REPLICA: Final = THROUGHPUT * TARGET_WAIT_SECONDS  # audio seconds that one replica decodes within the target
+FILE_SECONDS: Final = 60.0
+# From each time on, audio seconds that arrive per second.
+RATES: Final = ((0.0, 60.0), (40.0, 3 * THROUGHPUT), (100.0, 60.0), (130.0, 5 * THROUGHPUT), (160.0, 60.0))
 TRACE_SECONDS: Final = 200.0
 WATCHED_SECONDS: Final = 280.0
 SAMPLE_SECONDS: Final = 1.0
@@ -92,14 +95,13 @@ class Run:
 
 
 def trace(rng: random.Random) -> list[File]:
-    """Two thirds of a replica's work, a burst of two minutes of one replica, a plateau of three replicas' work, and an end."""
-    rates = [(0.0, 40.0, 60.0), (40.0, 80.0, 60.0), (80.0, 150.0, 270.0), (150.0, TRACE_SECONDS, 60.0)]
+    """Files of a minute at random times: two thirds of a replica's work, and twice a surge, of three replicas' and of five."""
     files = []
-    for begin, end, rate in rates:
+    for (begin, rate), (end, _) in itertools.pairwise((*RATES, (TRACE_SECONDS, 0.0))):
         at = begin
-        while (at := at + rng.expovariate(rate / 60)) < end:
-            files.append(File(at, 60.0))
-    return files + [File(40.0, 90.0) for _ in range(120)]
+        while (at := at + rng.expovariate(rate / FILE_SECONDS)) < end:
+            files.append(File(at, FILE_SECONDS))
+    return files
 
 
 @asynccontextmanager
@@ -296,8 +298,8 @@ TEXT: Final = f"""# The operator next to the real HPA controller and the real KE
 
 `python -m benchmarks.peers_scaling` on one machine: a real API server, scheduler, controller manager and Karpenter, whose nodes
 KWOK plays, and replicas that take {THROUGHPUT:g} audio seconds per second each but decode nothing. All get the same files at the
-same times: two thirds of a replica's work, a burst of {120 * 90:,} s of audio at 40 s, the work of three replicas from 80 s to
-150 s, and then little again. HPA and KEDA scale the same resource (mode External) on the audio that waits and is decoded,
+same times, from clients that ask the replica that has fewest of theirs: two thirds of a replica's work, that of three from 40 s
+to 100 s and of five from 130 s to 160 s, and none after {TRACE_SECONDS:g} s. HPA and KEDA scale the same resource (mode External) on the audio that waits and is decoded,
 {PER_REPLICA:,.0f} s of it per replica, which is what one decodes within the target of {TARGET_WAIT_SECONDS} s. A node and its
 replica take about twelve seconds here, a twentieth of what a GPU node takes; so the times of HPA and KEDA are a twentieth of their
 defaults (sync 1 s, scale-down window {DOWN_WINDOW_SECONDS} s, polling 1 s). The operator's are not: it looks every 5 s.

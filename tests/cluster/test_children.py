@@ -6,15 +6,16 @@ from typing import Any, Final
 
 import pytest
 
-from tests.cluster.live import Manifest, Objects
+from tests.cluster.live import PATHS, Manifest, Objects
 from tests.cluster.quick_pods import Operated, QuickNamespace
 from tests.cluster.transcriber_workload import NAME, document
 from tests.thorough import THOROUGH
-from transcriber_operator.decide.prune import KINDS
+from transcriber_operator.decide import prune
 from transcriber_operator.render.names import DEPLOYMENT_LABEL, RESULT_ANNOTATION
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Record = Callable[[str, object], None]
+KINDS: Final = tuple(kind for kind in prune.KINDS if kind in PATHS)  # others are for a mode, or for Karpenter
 OF_CONTROLLERS: Final = frozenset({"deployment.kubernetes.io/revision"})
 # What a person might do to one object of each kind; a Job's template and an immutable ConfigMap's data nobody can edit.
 EDITS: Final[Mapping[str, Any]] = {

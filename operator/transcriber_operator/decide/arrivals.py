@@ -12,7 +12,6 @@ from typing import Final
 FAST_SECONDS: Final = 15.0  # time constant; an average looks back on twice that
 SLOW_SECONDS: Final = 900.0  # time constant, once no change was that long ago
 CHANGE_DEVIATIONS: Final = 3.5  # standard deviations between the averages that are no chance
-SURE_DEVIATIONS: Final = 1.0  # standard deviations below what was counted that a rate has at least
 SIZES: Final = 1000.0  # requests that the mean length looks back on at least
 
 
@@ -33,14 +32,6 @@ class Arrivals:
         """Seconds of audio that arrive per second."""
         return self.rate * self.mean_audio_seconds
 
-    @property
-    def sure_audio_rate(self) -> float:
-        """Seconds of audio that surely arrive per second, as far as the requests since the last change tell."""
-        if self.seen_at_seconds is None or self.rate <= 0.0:
-            return 0.0
-        seen = 2.0 * self.rate * _slow_seconds(self.seen_at_seconds - self.changed_at_seconds)
-        return self.audio_rate * max(0.0, 1.0 - SURE_DEVIATIONS / 2.0 / math.sqrt(seen)) ** 2
-
     def dispersion(self, batch_audio_seconds: float) -> float:
         """Return the variance over the mean of the batches that arrive, counted in batches of that many seconds of audio."""
         if self.mean_audio_seconds <= 0.0:
@@ -59,7 +50,7 @@ def learn(before: Arrivals, at_seconds: float, requests: float, audio_seconds: f
     elapsed = at_seconds - before.seen_at_seconds
     if elapsed <= 0.0:
         return replace(before, seen_at_seconds=at_seconds, changed_at_seconds=before.changed_at_seconds + elapsed)
-    count = requests or float(audio_seconds > 0.0)
+    count = max(requests, float(audio_seconds > 0.0))
     counted = min(count, 4.0 * before.fast_rate * elapsed + 3.0)
     after = _with_rates(before, at_seconds, elapsed, counted, is_lower_bound=is_lower_bound)
     return _with_lengths(after, counted, audio_seconds / count) if count else after

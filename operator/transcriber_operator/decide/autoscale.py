@@ -1,13 +1,12 @@
 """How many replicas the work calls for: seconds of audio that wait, arrive and are decoded, against what is there and ordered.
 
-Pure: the state that earlier looks leave behind is passed in and handed back.
-
-Three sizes are compared, and the largest is kept for as long as a boot takes:
-- steady: what the rate of arrivals needs in the long run (queueing.py);
-- deadline: what is there and ordered, and the replicas that an order of now must add so that the backlog, and what arrives
-  until they serve, is decoded within the target wait after that. What is ordered already counts from the time it will serve, so
-  a backlog that grows during a boot is not bought for again;
-- one replica while there is work, plus `headroom_replicas`.
+Pure: the state that earlier looks leave behind is passed in and handed back. The largest of three sizes is called for:
+- steady: what the rate of arrivals needs in the long run (arrivals.py, queueing.py), and `headroom_replicas` more;
+- deadline: once the queue is long, what is there and ordered, and as many more as it takes to decode, within the target wait after
+  an order of now serves, the backlog and what arrives until then. What is ordered already counts from the time it will serve, so
+  a backlog that grows during a boot is not bought for twice;
+- one, while there is work.
+It is kept for as long as a boot takes: a replica that may be needed again costs no more than to boot another.
 """
 
 import math
@@ -20,15 +19,14 @@ from transcriber_operator.decide.queueing import MOST_REPLICAS, steady_replicas
 
 YIELD: Final = 0.95  # of a replica's throughput that a backlog is decoded with: the last batches are not full
 SOONEST_SECONDS: Final = 5.0  # until an ordered replica serves, however overdue it is
-BUY_SHARE: Final = 0.5
-DRAINED_SHARE: Final = 0.5  # of the target wait that the queue may take when replicas are given up
-PATIENCE_LEADS: Final = 2.0  # lead times for which replicas that are ordered hold the fleet
+CALM_SHARE: Final = 0.5  # of the target wait, within which the ready replicas decode a queue that is not long
 EARNING_LEADS: Final = 0.2  # lead times of work that a replica must find, to be ordered for a backlog
+PATIENCE_LEADS: Final = 2.0  # lead times for which replicas that are ordered hold the fleet
 STEPS: Final = 16  # at most, of the staircase of what was called for
 NOTHING_SECONDS: Final = 0.001  # audio; less is the rounding of sums
 MOST: Final = 1e12  # a figure beyond it is not computed with
 
-Steps = tuple[tuple[float, int], ...]  # (time, replicas called for), replicas strictly falling
+Steps = tuple[tuple[float, int], ...]  # (time, replicas called for): times rise, replicas fall
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +113,16 @@ class Terms:
     arrival_rate: float  # audio seconds per second
     throughput: float
     lead_seconds: float
+    ready_replicas: int
+    ordered_replicas: int
     mean_request_audio_seconds: float = 0.0
     offered_load: float = 0.0  # arrival_rate / throughput, in replicas
-    steady_replicas: int = 0
-    supply_audio_seconds: float = 0.0  # that the fleet and what is ordered decode until lead and target wait are over
-    gap_audio_seconds: float = 0.0  # work until then that they do not
-    extra_replicas: int = 0  # that the gap calls for
-    ready_replicas: int = 0
-    ordered_replicas: int = 0
+    steady_replicas: int = 0  # without headroom
     headroom_replicas: int = 0
-    kept_replicas: int = 0  # highest that was called for within a lead time
+    supply_audio_seconds: float = 0.0  # that the fleet decodes until an order of now has served for the target wait
+    gap_audio_seconds: float = 0.0  # that it leaves undecoded then, of a queue that is long and of what arrives meanwhile
+    extra_replicas: int = 0  # that the gap calls for
+    kept_replicas: int = 0  # the most that was called for within a lead time
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,36 +147,31 @@ class _Call:
 
 
 def autoscale(policy: Policy, fleet: Fleet, look: Look | None, memory: Memory, bounds: Bounds, now_seconds: float) -> Verdict:
-    """Decide the replicas at `now_seconds`; `look` None: nothing was heard."""
+    """Decide the replicas at `now_seconds`; `look` None: nothing was heard.
+
+    Of a look that is stale or incomplete, and of figures that cannot be computed with, the fleet never gets smaller. Floors win
+    over maxReplicas and over the budget.
+    """
     before = _begun(memory, fleet, now_seconds)
     if look is None or not now_seconds - look.at_seconds <= policy.stale_after_seconds or not _can_be_computed(fleet, look):
-        terms = Terms(None, None, before.arrivals.audio_rate, fleet.throughput, fleet.lead_seconds)
-        call, after = _unseen(fleet, before, now_seconds)
+        call, terms, after = _unseen(fleet, before, now_seconds)
     else:
-        arrivals = learn(
-            before.arrivals,
-            look.at_seconds,
-            look.arrived_requests,
-            look.arrived_audio_seconds,
-            is_lower_bound=not look.is_complete,
-        )
-        terms = _terms(policy, fleet, look, arrivals)
-        call, after = _seen(policy, fleet, look, terms, replace(before, arrivals=arrivals), now_seconds)
+        call, terms, after = _seen(policy, fleet, look, before, now_seconds)
     replicas, cause, sentence = _bounded(policy, bounds, call)
-    return Verdict(
-        replicas=replicas,
-        called_for=call.replicas,
-        cause=cause,
-        sentence=sentence,
-        terms=replace(terms, kept_replicas=after.kept[0][1] if after.kept else 0),
-        memory=replace(after, replicas=replicas),
-    )
+    terms = replace(terms, kept_replicas=after.kept[0][1] if after.kept else 0)
+    return Verdict(replicas, call.replicas, cause, sentence, terms, replace(after, replicas=replicas))
 
 
 def _begun(memory: Memory, fleet: Fleet, now_seconds: float) -> Memory:
     """Nothing known (a restart): the fleet counts as called for just now. Times that lie ahead (a clock set back) are now."""
     if memory.replicas is None:
-        return Memory(fleet.size, now_seconds, now_seconds, ((now_seconds, fleet.size),))
+        return replace(
+            memory,
+            replicas=fleet.size,
+            worked_at_seconds=now_seconds,
+            whole_at_seconds=now_seconds,
+            kept=((now_seconds, fleet.size),),
+        )
     is_whole = not fleet.pending_lead_seconds
     return replace(
         memory,
@@ -192,57 +185,78 @@ def _can_be_computed(fleet: Fleet, look: Look) -> bool:
     return all(0.0 <= figure <= MOST for figure in (*work, fleet.lead_seconds)) and 0.0 < fleet.throughput <= MOST
 
 
-def _unseen(fleet: Fleet, memory: Memory, now_seconds: float) -> tuple[_Call, Memory]:
+def _unseen(fleet: Fleet, memory: Memory, now_seconds: float) -> tuple[_Call, Terms, Memory]:
     """What is not seen may be work: the fleet stays, and neither the idle time nor the keep-warm time passes."""
     held = max(fleet.size, memory.replicas or 0)
-    call = _Call(held, Cause.STALE, "what waits is not known")
     kept = _kept(memory.kept, held, fleet.lead_seconds, now_seconds)
-    return call, replace(memory, kept=kept, worked_at_seconds=now_seconds)
+    call = _Call(held, Cause.STALE, "what waits is not known, so that no replica goes")
+    terms = Terms(
+        queued_audio_seconds=None,
+        in_flight_audio_seconds=None,
+        arrival_rate=memory.arrivals.audio_rate,
+        throughput=fleet.throughput,
+        lead_seconds=fleet.lead_seconds,
+        ready_replicas=fleet.ready,
+        ordered_replicas=len(fleet.pending_lead_seconds),
+    )
+    return call, terms, replace(memory, kept=kept, worked_at_seconds=now_seconds)
 
 
-def _seen(policy: Policy, fleet: Fleet, look: Look, terms: Terms, memory: Memory, now_seconds: float) -> tuple[_Call, Memory]:
+def _seen(policy: Policy, fleet: Fleet, look: Look, memory: Memory, now_seconds: float) -> tuple[_Call, Terms, Memory]:
+    arrivals = learn(
+        memory.arrivals,
+        look.at_seconds,
+        look.arrived_requests,
+        look.arrived_audio_seconds,
+        is_lower_bound=not look.is_complete,
+    )
     has_work = look.queued_audio_seconds + look.in_flight_audio_seconds + look.arrived_audio_seconds > NOTHING_SECONDS
-    if has_work or not look.is_complete:
-        memory = replace(memory, worked_at_seconds=now_seconds)
-    idle_seconds = now_seconds - memory.worked_at_seconds
-    if idle_seconds >= max(fleet.lead_seconds, policy.idle_timeout_seconds):
-        return _Call(0, Cause.IDLE, f"no work for {idle_seconds:,.0f} s"), replace(memory, kept=())
-    call = _called_for(policy, terms, is_active=has_work or fleet.size > 0)
+    worked_at = now_seconds if has_work or not look.is_complete else memory.worked_at_seconds
+    memory = replace(memory, arrivals=arrivals, worked_at_seconds=worked_at)
+    idle_seconds = now_seconds - worked_at
+    is_idle = idle_seconds >= max(fleet.lead_seconds, policy.idle_timeout_seconds)
+    # The last replicas wait out the idle timeout, but none is ordered for it.
+    terms = _terms(policy, fleet, look, arrivals, is_active=has_work or (fleet.size > 0 and not is_idle))
+    if is_idle:
+        return _Call(0, Cause.IDLE, f"no work for {idle_seconds:,.0f} s"), terms, replace(memory, kept=())
+    call = _called_for(terms)
     kept = _kept(memory.kept, call.replicas, fleet.lead_seconds, now_seconds)
-    return _held(policy, fleet, look, call, kept[0][1], memory, now_seconds), replace(memory, kept=kept)
+    return _held(policy, fleet, look, call, kept[0][1], memory, now_seconds), terms, replace(memory, kept=kept)
 
 
-def _terms(policy: Policy, fleet: Fleet, look: Look, arrivals: Arrivals) -> Terms:
-    rate, ordered = arrivals.audio_rate, len(fleet.pending_lead_seconds)
+def _terms(policy: Policy, fleet: Fleet, look: Look, arrivals: Arrivals, *, is_active: bool) -> Terms:
+    rate = arrivals.audio_rate
     batch_audio_seconds = policy.slots * policy.window_seconds
-    load = rate / fleet.throughput
     steady = steady_replicas(
-        load,
+        rate / fleet.throughput,
         policy.utilization,
         policy.target_wait_seconds,
         policy.miss_share,
         arrivals.dispersion(batch_audio_seconds),
         batch_audio_seconds / fleet.throughput,
     )
-    demand = look.queued_audio_seconds + look.in_flight_audio_seconds + arrivals.sure_audio_rate * fleet.lead_seconds
-    within_seconds = max(policy.target_wait_seconds, EARNING_LEADS * fleet.lead_seconds)
-    supply = _supply(fleet, fleet.lead_seconds + within_seconds)
-    gap = max(demand - supply, 0.0) if look.queued_audio_seconds > max(NOTHING_SECONDS, BUY_SHARE * policy.target_wait_seconds * fleet.ready * fleet.throughput) else 0.0
-    extra = math.ceil(min(gap / (YIELD * fleet.throughput * within_seconds), MOST_REPLICAS))
+    lead_seconds = max(fleet.lead_seconds, SOONEST_SECONDS)
+    drain_seconds = max(policy.target_wait_seconds, EARNING_LEADS * lead_seconds)
+    supply = _supply(fleet, lead_seconds + drain_seconds)
+    gap = 0.0
+    if look.queued_audio_seconds > max(_calm_audio_seconds(policy, fleet), NOTHING_SECONDS):
+        demand = look.queued_audio_seconds + look.in_flight_audio_seconds + rate * lead_seconds
+        gap = max(demand - supply - NOTHING_SECONDS, 0.0)
     return Terms(
         queued_audio_seconds=look.queued_audio_seconds,
         in_flight_audio_seconds=look.in_flight_audio_seconds,
         arrival_rate=rate,
         throughput=fleet.throughput,
         lead_seconds=fleet.lead_seconds,
+        ready_replicas=fleet.ready,
+        ordered_replicas=len(fleet.pending_lead_seconds),
         mean_request_audio_seconds=arrivals.mean_audio_seconds,
-        offered_load=load,
-        steady_replicas=steady,
+        offered_load=rate / fleet.throughput,
+        steady_replicas=max(steady, int(is_active)),
+        headroom_replicas=policy.headroom_replicas if is_active else 0,
         supply_audio_seconds=supply,
         gap_audio_seconds=gap,
-        extra_replicas=extra,
-        ready_replicas=fleet.ready,
-        ordered_replicas=ordered,
+        extra_replicas=math.ceil(min(gap / (YIELD * fleet.throughput * drain_seconds), MOST_REPLICAS)),
     )
 
 
@@ -252,60 +266,60 @@ def _supply(fleet: Fleet, horizon_seconds: float) -> float:
     return YIELD * fleet.throughput * (fleet.ready * horizon_seconds + ordered)
 
 
-def _called_for(policy: Policy, terms: Terms, *, is_active: bool) -> _Call:
-    work = (
-        f"{terms.queued_audio_seconds:,.0f} s of audio wait and {terms.arrival_rate:,.1f} s arrive per second; "
-        f"{terms.ready_replicas} ready replicas of {terms.throughput:,.0f} s/s"
-    )
-    if terms.ordered_replicas:
-        work += f" and {terms.ordered_replicas} ordered"
-    steady = max(terms.steady_replicas, int(is_active)) + policy.headroom_replicas * is_active
+def _calm_audio_seconds(policy: Policy, fleet: Fleet) -> float:
+    """Return the seconds of audio beyond which a queue is long: for a shorter one nothing is bought, with a longer none goes."""
+    return CALM_SHARE * policy.target_wait_seconds * fleet.ready * fleet.throughput
+
+
+def _called_for(terms: Terms) -> _Call:
+    work = f"{terms.queued_audio_seconds:,.0f} s of audio wait and {terms.arrival_rate:,.1f} s arrive per second"
+    steady = terms.steady_replicas + terms.headroom_replicas
     deadline = terms.ready_replicas + terms.ordered_replicas + terms.extra_replicas
     if terms.extra_replicas and deadline > steady:
-        return _Call(deadline, Cause.BACKLOG, f"{work} leave {terms.gap_audio_seconds:,.0f} s of audio too late")
-    return _Call(steady, Cause.STEADY, f"{work} finish in time")
+        fleet = f"{terms.ready_replicas} ready and {terms.ordered_replicas} ordered replicas of {terms.throughput:,.0f} s/s"
+        return _Call(deadline, Cause.BACKLOG, f"{work}; {fleet} leave {terms.gap_audio_seconds:,.0f} s too late")
+    enough = f"{terms.steady_replicas} of {terms.throughput:,.0f} s/s will do"
+    headroom = f" with {terms.headroom_replicas} of headroom" if terms.headroom_replicas else ""
+    ordered = f", {terms.ordered_replicas} ordered already" if terms.ordered_replicas else ""
+    return _Call(steady, Cause.STEADY, f"{work}; {enough}{headroom}{ordered}")
 
 
 def _kept(steps: Steps, replicas: int, lead_seconds: float, now_seconds: float) -> Steps:
-    """Add what is called for now to what was called for within a lead time (at most 1/14 of it longer).
-
-    A replica that may be needed again is kept for as long as it would take to boot another. The first step is the highest.
-    """
-    width = lead_seconds / (STEPS - 2)
-    higher = [(min(at, now_seconds), n) for at, n in steps if n > replicas and now_seconds - at <= lead_seconds + width]
+    """Add what is called for now to what was within a lead time (or up to 1/14 of it before); the first step is the highest."""
+    kept_seconds = max(lead_seconds, SOONEST_SECONDS)
+    width = kept_seconds / (STEPS - 2)
+    higher = [(min(at, now_seconds), most) for at, most in steps if most > replicas and now_seconds - at <= kept_seconds + width]
     if not higher or now_seconds - higher[-1][0] >= width:
         higher.append((now_seconds, replicas))
     return tuple(higher)
 
 
-def _held(policy: Policy, fleet: Fleet, look: Look, call: _Call, kept_replicas: int, memory: Memory, now_seconds: float) -> _Call:
-    """Return the call, or more where replicas must not be given up yet."""
-    if kept_replicas > call.replicas:
-        call = _Call(kept_replicas, Cause.KEPT_WARM, f"{call.why}, but more was needed within {fleet.lead_seconds:,.0f} s")
-    if not look.is_complete:
-        held = max(fleet.size, memory.replicas or 0)
-        return call if call.replicas >= held else _Call(held, Cause.STALE, f"{call.why}, but not all that waits is known")
-    if call.replicas >= fleet.size:
+def _held(policy: Policy, fleet: Fleet, look: Look, call: _Call, kept: int, memory: Memory, now_seconds: float) -> _Call:
+    """Return the call, or more where replicas must not go yet."""
+    if kept > call.replicas:
+        call = _Call(kept, Cause.KEPT_WARM, f"{call.why}, but it took {kept} less than {fleet.lead_seconds:,.0f} s ago")
+    least = fleet.size if look.is_complete else max(fleet.size, memory.replicas or 0)
+    if call.replicas >= least:
         return call
+    if not look.is_complete:
+        return _Call(least, Cause.STALE, f"{call.why}, but not all work is known, so that none goes")
     if fleet.pending_lead_seconds and now_seconds - memory.whole_at_seconds <= PATIENCE_LEADS * fleet.lead_seconds:
-        return _Call(fleet.size, Cause.KEPT_WARM, f"{call.why}, but what is ordered comes first")
-    drained = DRAINED_SHARE * policy.target_wait_seconds * fleet.ready * fleet.throughput
-    if look.queued_audio_seconds > drained:
-        return _Call(fleet.size, Cause.BACKLOG, f"{call.why}, but the queue is not drained")
+        return _Call(least, Cause.KEPT_WARM, f"{call.why}, but none goes before those serve")
+    if look.queued_audio_seconds > _calm_audio_seconds(policy, fleet):
+        return _Call(least, Cause.BACKLOG, f"{call.why}, but none goes before the queue is short")
     return call
 
 
 def _bounded(policy: Policy, bounds: Bounds, call: _Call) -> tuple[int, Cause, str]:
-    """Cut a call to what is allowed: floors win over maxReplicas and the budget."""
+    """Return the replicas that are allowed, what decided them, and the sentence."""
     floor = max(policy.min_replicas, bounds.floor)
-    is_short_of_money = bounds.affordable is not None and bounds.affordable < policy.max_replicas
-    ceiling = bounds.affordable if is_short_of_money and bounds.affordable is not None else policy.max_replicas
-    replicas = max(floor, min(call.replicas, ceiling))
     sentence = f"{call.why[0].upper()}{call.why[1:]}: {call.replicas} wanted"
-    if replicas > call.replicas:
-        return replicas, Cause.FLOOR, f"{sentence}, {replicas} is the floor."
-    if replicas < call.replicas and is_short_of_money:
-        return replicas, Cause.BUDGET, f"{sentence}, the budget pays for {replicas}."
-    if replicas < call.replicas:
-        return replicas, Cause.LIMIT, f"{sentence}, {replicas} allowed."
-    return replicas, call.cause, f"{sentence}."
+    if call.replicas < floor:
+        return floor, Cause.FLOOR, f"{sentence}, {floor} is the floor."
+    ceiling, cause, limit = policy.max_replicas, Cause.LIMIT, "maxReplicas allows"
+    if bounds.affordable is not None and bounds.affordable < ceiling:
+        ceiling, cause, limit = bounds.affordable, Cause.BUDGET, "the budget pays for"
+    if call.replicas <= ceiling:
+        return call.replicas, call.cause, f"{sentence}."
+    over = f", {floor} is the floor" if floor > ceiling else ""
+    return max(floor, ceiling), cause, f"{sentence}, {limit} {ceiling}{over}."

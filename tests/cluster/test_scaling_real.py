@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)
 Record = Callable[[str, object], None]
 NAMESPACE: Final = "scaling-real"
 BUILD_NODE: Final = "node-of-builds"
+INSTANCE_TYPE_LABEL: Final = "node.kubernetes.io/instance-type"
+SMALLEST: Final = "g6.xlarge"
 NOTICE_SECONDS: Final = 60.0
 CLIENTS: Final = 2
 
@@ -48,10 +50,11 @@ def document() -> dict[str, Any]:
     """The example of the repository, on spot nodes of Karpenter."""
     spec = example()
     spec["scaling"] = {"minReplicas": 2, "maxReplicas": 3}
-    spec["runtime"] |= {"terminationGracePeriodSeconds": 40, "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}}}
+    spec["runtime"] |= {"terminationGracePeriodSeconds": 40, "resources": {"requests": {"cpu": "3", "memory": "1Gi"}}}
     spec["capacity"] = {
         "nodeClassRef": {"group": karpenter.NODE_CLASS_GROUP, "kind": karpenter.NODE_CLASS_KIND, "name": NODE_CLASS},
-        "pools": [{"name": "spot", "capacityType": "Spot", "maxNodes": 3}],
+        # Of so small a node each replica needs one to itself.
+        "pools": [{"name": "spot", "capacityType": "Spot", "maxNodes": 3, "nodeSelector": {INSTANCE_TYPE_LABEL: SMALLEST}}],
     }
     return {"apiVersion": API_VERSION, "kind": "TranscriberDeployment", "metadata": {"name": NAME}, "spec": spec}
 

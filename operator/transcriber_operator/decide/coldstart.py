@@ -74,11 +74,18 @@ def learn(found: Sequence[Start], memory: Memory) -> tuple[Memory, tuple[Start, 
 
 
 def lead_seconds(pool: str, memory: Memory, prior: Mapping[str, float]) -> float:
-    """Return the lead time of a pool, as learnt or else by `prior`: four of five starts with a new node took no longer."""
-    known = next((each for each in memory.pools if each.pool == pool), PoolStarts(pool))
-    if known.with_new_node or known.with_any_node:
-        return _quantile(known.with_new_node or known.with_any_node)
-    return max(prior[pool], _quantile(known.with_old_node)) if known.with_old_node else prior[pool]
+    """Return the lead time of a pool: four of five starts with a new node took no longer.
+
+    A pool that has not started anything is taken to be like its slowest sibling, with which it shares image, model and cloud;
+    before any start at all, `prior` holds.
+    """
+    known = {each.pool: each for each in memory.pools}
+    learnt = {name: _quantile(starts) for name, each in known.items() if (starts := each.with_new_node or each.with_any_node)}
+    if pool in learnt:
+        return learnt[pool]
+    expected = max(learnt.values(), default=prior[pool])
+    with_old_node = known[pool].with_old_node if pool in known else ()
+    return max(expected, _quantile(with_old_node)) if with_old_node else expected
 
 
 def _quantile(seconds: Sequence[float]) -> float:

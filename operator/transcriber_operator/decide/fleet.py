@@ -85,14 +85,15 @@ def whole_fleet(
     pools: Mapping[str, PoolFleet],
     lead_seconds: Mapping[str, float],
     throughput: Mapping[str, float],
+    next_pool: str,
     spot: Collection[str],
     stand_ins: int,
 ) -> Fleet:
     """Return all pools as one fleet of equal replicas: as many as were asked for, without `stand_ins`, which are for others' sake.
 
-    `spot` are the pools that they stand in for.
+    `next_pool` is where one more replica would go, and `spot` are the pools that are stood in for.
 
-    Their throughput is the mean of those that serve, and the lead time the longest, so that nothing is promised too early.
+    Their throughput is the mean of those that serve.
     """
     pending: list[float] = []
     for name, pool in pools.items():
@@ -104,8 +105,8 @@ def whole_fleet(
     return Fleet(
         ready=max(ready - stand_ins, 0),
         pending_lead_seconds=tuple(sorted(pending)),
-        throughput=done / ready if ready and done else min(throughput.values()),
-        lead_seconds=max(lead_seconds.values()),
+        throughput=done / ready if ready and done else throughput[next_pool],
+        lead_seconds=lead_seconds[next_pool],
     )
 
 

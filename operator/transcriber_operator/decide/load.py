@@ -18,7 +18,7 @@ MOST_PER_SECOND: Final = 10_000.0  # audio seconds, or requests, that no replica
 RESTART_SECONDS: Final = 1.0  # between two starts of one server, at least; less is how exactly its start is known
 FROZEN_SECONDS: Final = 300.0  # without any change while audio is in flight: far more than one window takes
 FORGOTTEN_SECONDS: Final = 3600.0  # without a word from a source
-LEARNING_SECONDS: Final = 60.0  # of work at full load, until the prior counts no more
+LEARNING_SECONDS: Final = 30.0  # of work at full load, until the prior counts no more
 MEMORY_SECONDS: Final = 1800.0  # of work at full load, over which throughput is averaged
 MOST_BETWEEN_LOOKS: Final = 60.0  # seconds in which a queue that is there before and after has not been empty
 BUSY_SHARE: Final = 0.25  # of the slots; with fewer the queue waits for its own audio to be sent, and not for the replica
@@ -141,8 +141,8 @@ def read(
 def throughput(pool: str, memory: Memory, prior: float) -> float:
     """Return the audio seconds per second of one replica of a pool, as learnt or else `prior`.
 
-    Between the two it moves from the prior to what is learnt over the first minute at full load; more than ten times more or less
-    than the prior is not believed.
+    Between the two it moves from the prior to what is learnt over the first half minute at full load; more than ten times more or
+    less than the prior is not believed.
     """
     found = next((each for each in memory.learnt if each.pool == pool), None)
     if found is None or not found.seconds:

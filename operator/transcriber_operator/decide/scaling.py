@@ -81,12 +81,14 @@ def decide_scaling(context: Context, observed: Observed, live: Live, previous: S
     occupied = {name: len(fleet.occupied) for name, fleet in found.items()}
     spending = nodes.spending(context, observed.nodes.claims, occupied)
     money = _allowance(spec, spending, memory, now_seconds)
-    schedule = scheduled(spec.scaling.schedules, max(lead.values()), now)
+    next_pool = _next_pool(views)
+    schedule = scheduled(spec.scaling.schedules, lead[next_pool], now)
     bounds = Bounds(
         floor=max(schedule.floor, sum(pool.min_replicas for pool in spec.capacity.pools)),
         affordable=pools.affordable(views, money.per_hour),
     )
-    fleet = whole_fleet(found, lead, throughput, [view.name for view in views if view.is_spot], memory.pools.stand_ins)
+    spot = [view.name for view in views if view.is_spot]
+    fleet = whole_fleet(found, lead, throughput, next_pool, spot, memory.pools.stand_ins)
     # Where no replica serves there is nobody to ask, and nowhere for work to wait.
     look = reading.look if any(each.ready for each in found.values()) else reading.look or Look(now_seconds, 0.0, 0.0)
     verdict = autoscale(policy_of(spec), fleet, look, memory.autoscale, bounds, now_seconds)
@@ -187,6 +189,12 @@ def _identity(event: NodeEvent) -> str:
 def _new(found: Mapping[str, Sequence[str]], known: Collection[str]) -> dict[str, int]:
     """Count what is not known yet, by pool."""
     return {pool: sum(each not in known for each in identities) for pool, identities in found.items()}
+
+
+def _next_pool(views: Sequence[pools.PoolView]) -> str:
+    """Return the pool that one more replica would go to: that of the highest weight with room."""
+    by_weight = sorted(views, key=lambda view: -view.weight)
+    return next((view.name for view in by_weight if view.desired < view.max_nodes), by_weight[0].name)
 
 
 def _allowance(spec: Spec, spending: float, memory: ScalingMemory, now_seconds: float) -> budget.Allowance:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transcriber_operator.decide.coldstart import MOST_SECONDS, REMEMBERED, Memory, Stage, Start, lead_seconds, learn
+from transcriber_operator.decide.coldstart import MOST_SECONDS, REMEMBERED, Memory, PoolStarts, Stage, Start, lead_seconds, learn
 from transcriber_operator.decide.scaling_memory import ScalingMemory
 from transcriber_operator.decide.starts import starts
 from transcriber_operator.render import names
@@ -209,3 +209,9 @@ def test_stages_whose_clocks_disagree_are_never_negative(out_of_order: Manifest)
     start = read(pod(), out_of_order)
     assert all(seconds >= 0 for _, seconds in start.stages)
     assert sum(seconds for _, seconds in start.stages) == start.seconds
+
+
+def test_a_pool_that_never_started_anything_is_taken_to_be_like_its_slowest_sibling():
+    memory = Memory(pools=(PoolStarts("spot", with_new_node=(70.0,)), PoolStarts("other", with_new_node=(90.0,))))
+    assert lead_seconds("steady", memory, {"steady": 240.0}) == 90.0
+    assert lead_seconds("spot", memory, {"spot": 240.0}) == 70.0

@@ -16,11 +16,11 @@ def test_throughput_is_what_comes_back_while_audio_waits():
     assert throughput("steady", watch.memory, PRIOR) == PRIOR
 
 
-def test_throughput_moves_from_the_prior_over_the_first_minute():
+def test_throughput_moves_from_the_prior_over_the_first_half_minute():
     watch = Watch()
     watch.see(working(0, 0))
     watch.see(working(15, 15 * 90.0))
-    assert watch.throughput == pytest.approx(0.75 * PRIOR + 0.25 * 90)
+    assert watch.throughput == pytest.approx(0.5 * PRIOR + 0.5 * 90)
 
 
 def test_nothing_is_learnt_where_the_queue_was_empty_at_either_end():

@@ -46,7 +46,7 @@ demo-cluster: control-plane ## The whole story on it: apply, watch, transcribe, 
 	$(BIN)/python -m tests.rig.story
 
 test: setup ## Run every test that this machine can run
-	$(BIN)/python -m pytest --numprocesses=2
+	$(BIN)/python -m pytest --numprocesses=3
 
 thorough: control-plane ## Run all of what `make test` runs a sample of: windows of speech, files, faults, resources (an hour)
 	THOROUGH=1 $(BIN)/python -m pytest tests/engine/test_exactness.py tests/engine/test_whisper_base.py tests/engine/test_onnx_export.py tests/triton/test_whisper.py \

@@ -9,25 +9,26 @@ from xdist.scheduler import LoadScopeScheduling
 
 from transcriber_repository.launch import LaunchError, Server, cache_dir, find_server
 
-COMPUTING: Final = ("tests/engine/", "tests/triton/")
+# What most of the time computes, and what most of it waits, by the part of the node id; all else waits too.
+SCOPES: Final = {"tests/engine/": "compute", "tests/triton/": "compute", "tests/cluster/test_scaling": "scale"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files anew instead of comparing with them")
 
 
-class ComputeAndWait(LoadScopeScheduling):  # type: ignore[misc]
-    """Divides the tests among two processes: those that compute most of the time, and those that wait most of it.
+class ByWork(LoadScopeScheduling):  # type: ignore[misc]
+    """Divides the tests among three processes: those that compute most of the time, those that wait for nodes, and all others.
 
-    So the first have nearly all cores to themselves, and a control plane or a server is started once.
+    So the first have nearly all cores to themselves, and each control plane or server is started once.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "compute" if nodeid.startswith(COMPUTING) else "wait"
+        return next((scope for part, scope in SCOPES.items() if nodeid.startswith(part)), "wait")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ComputeAndWait:
-    return ComputeAndWait(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWork:
+    return ByWork(config, log)
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -15,7 +15,8 @@ from transcriber_operator.simulation.gates import Outcomes, front, of_system
 
 COLUMNS: Final = 3
 COLORS: Final = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#7f7f7f")
-SHOWN_TIMES_CHEAPEST: Final = 5.0  # GPU-hours beyond it are left out: nobody would choose them
+SHOWN_TIMES_OURS: Final = 3.0  # GPU-hours beyond so many times our cheapest are left out, as more misses than this are:
+MOST_MISSED_PERCENT: Final = 60.0  # nobody would choose them
 LEAST_WIDTH_INCHES: Final = 6.0  # for the legend
 LEGEND_COLUMNS: Final = 4
 
@@ -44,8 +45,9 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def _panel(panel: Axes, title: str, outcomes: Outcomes) -> None:
-    most = SHOWN_TIMES_CHEAPEST * min(outcome.gpu_hours for outcome in outcomes.values())
-    panel.set(title=title, xlabel="GPU-hours", ylabel="audio that waited too long, %", xlim=(0, most))
+    most = SHOWN_TIMES_OURS * min(outcome.gpu_hours for outcome in of_system(outcomes, OWN).values())
+    panel.set(title=title, xlim=(0, most), ylim=(0, MOST_MISSED_PERCENT))
+    panel.set(xlabel="GPU-hours", ylabel="audio that waited too long, %")
     for system, color in zip(dict.fromkeys(entrant.system for entrant in outcomes), COLORS, strict=False):
         points = of_system(outcomes, system).values()
         best = front(points)

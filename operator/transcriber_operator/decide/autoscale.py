@@ -278,7 +278,7 @@ def _called_for(terms: Terms) -> _Call:
     if terms.extra_replicas and deadline > steady:
         fleet = f"{terms.ready_replicas} ready and {terms.ordered_replicas} ordered replicas of {terms.throughput:,.0f} s/s"
         return _Call(deadline, Cause.BACKLOG, f"{work}; {fleet} leave {terms.gap_audio_seconds:,.0f} s too late")
-    enough = f"{terms.steady_replicas} of {terms.throughput:,.0f} s/s will do"
+    enough = f"{terms.steady_replicas} replica{'s' * (terms.steady_replicas != 1)} of {terms.throughput:,.0f} s/s will do"
     headroom = f" with {terms.headroom_replicas} of headroom" if terms.headroom_replicas else ""
     ordered = f", {terms.ordered_replicas} ordered already" if terms.ordered_replicas else ""
     return _Call(steady, Cause.STEADY, f"{work}; {enough}{headroom}{ordered}")

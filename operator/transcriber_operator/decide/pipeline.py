@@ -75,9 +75,9 @@ def _reconcile(context: Context, observed: Observed, live: Live, now: datetime) 
     asked = children(context, digest, plan.kept)
     prunes = (*repository.prunes, *decide_prunes(live, asked, repository.retained_keys, plan.staying_pools))
     missing = tuple(Apply(manifest=manifest) for manifest in foundations(context) if needs_apply(manifest, live))
-    marks = deletion_costs(context, scaling.fleets, plan.kept, observed.loads)
+    marks = deletion_costs(context, scaling.seen.fleets, plan.kept, observed.loads)
     applies = (*missing, *repository.applies, *marks, *plan.applies)
-    pod_deletes = pod_deletes_of(context, scaling.fleets, now)
+    pod_deletes = pod_deletes_of(context, scaling.seen.fleets, now)
     details = (
         *repository.details,
         wanted.sentence,

@@ -187,7 +187,7 @@ def _capacity(
 
     With Karpenter a pod without node is a node that was ordered and is not there yet.
     """
-    lost = scaling.fleets.get(pool.name, NO_FLEET).lost
+    lost = scaling.seen.fleets.get(pool.name, NO_FLEET).lost
     if lost:
         message = f"Nodes of pool {pool.name} are being taken back; replacements are ordered."
         return Problem(Reason.INTERRUPTED, message, needs_action=False)
@@ -200,7 +200,7 @@ def _capacity(
     if is_spot and scaling.allotment.fallen_back:
         message = f"On-demand nodes stand in for spot nodes of pool {pool.name} that do not come."
         return Problem(Reason.FALLEN_BACK, message, needs_action=False)
-    refused = scaling.refusals[pool.name]
+    refused = scaling.seen.refusals[pool.name]
     if refused:
         said = shortened(refused[-1].message, 300)
         message = f"The cloud has no node for pool {pool.name}: {said}; add gpus, zones or another pool."

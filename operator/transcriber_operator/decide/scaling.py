@@ -28,24 +28,34 @@ NO_FLEET: Final = PoolFleet(0)
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What there is of replicas, work and refusals, and what was learnt of each pool; all by pool."""
+
+    fleets: Mapping[str, PoolFleet]
+    reading: load.Reading
+    throughput: Mapping[str, float]
+    lead_seconds: Mapping[str, float]
+    starts: coldstart.Memory
+    new_starts: tuple[coldstart.Start, ...]  # that ended since the last look
+    refusals: Mapping[str, tuple[NodeEvent, ...]]  # for want of capacity in the last minutes
+    lost: Mapping[str, tuple[str, ...]]  # UIDs of replicas whose node is about to go
+    refused: Mapping[str, tuple[str, ...]]  # identities of the refusals
+
+
+@dataclass(frozen=True)
 class Scaling:
     """A scaling decision with all that went into it."""
 
     replicas: int
     verdict: Verdict
-    reading: load.Reading
     allotment: pools.Allotment
+    seen: Seen
     money: budget.Allowance
     spending_per_hour: float
     affordable: int | None  # replicas that the money pays for
     schedule: Scheduled
-    fleets: Mapping[str, PoolFleet]
-    lead_seconds: Mapping[str, float]
-    throughput: Mapping[str, float]
-    refusals: Mapping[str, tuple[NodeEvent, ...]]  # for want of capacity in the last minutes, by pool
     new_losses: Mapping[str, int]  # replicas whose node is about to go, by pool, since the last look
     new_refusals: Mapping[str, int]
-    new_starts: tuple[coldstart.Start, ...]  # that ended since the last look
     memory: ScalingMemory
 
     @property
@@ -56,71 +66,81 @@ class Scaling:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to look at: no replica, none wanted, none on its way out."""
-        return not any(self.allotted.values()) and not any(fleet.replicas for fleet in self.fleets.values())
+        return not any(self.allotted.values()) and not any(fleet.replicas for fleet in self.seen.fleets.values())
 
 
 def decide_scaling(context: Context, observed: Observed, live: Live, previous: Status, now: datetime) -> Scaling:
     """Decide the replicas of every pool at `now`. Raises ValueError for a schedule that cannot be read."""
     spec, now_seconds = context.spec, now.timestamp()
     memory = observed.memory or restored(previous)
-    found = fleets(live, nodes.lost_nodes(observed.nodes.claims), now)
-    starts = starts_of(live.serving_pods, observed.nodes.claims, now_seconds)
-    ledger, new_starts = coldstart.learn(starts, memory.coldstart)
-    prior = {pool.name: LEAD_SECONDS[spec.capacity.provisioner] for pool in spec.capacity.pools}
-    lead = {pool.name: coldstart.lead_seconds(pool.name, ledger, prior) for pool in spec.capacity.pools}
-    reading = _reading(spec, observed, found, memory, now_seconds)
-    throughput = {
-        pool.name: load.throughput(pool.name, reading.memory, _prior_throughput(spec, pool)) for pool in spec.capacity.pools
-    }
-    refusals = {pool.name: _refusals(context, observed, pool, now) for pool in spec.capacity.pools}
-    views = tuple(
-        _view(context, observed, pool, found.get(pool.name, NO_FLEET), refusals[pool.name]) for pool in spec.capacity.pools
-    )
-    lost = {name: [replica.uid for replica in fleet.lost] for name, fleet in found.items()}
-    refused = {name: [_identity(event) for event in events] for name, events in refusals.items()}
-    occupied = {name: len(fleet.occupied) for name, fleet in found.items()}
-    spending = nodes.spending(context, observed.nodes.claims, occupied)
-    money = _allowance(spec, spending, memory, now_seconds)
+    seen = _see(context, observed, live, memory, now)
+    views = tuple(_view(context, observed, pool, seen) for pool in spec.capacity.pools)
     next_pool = _next_pool(views)
-    schedule = scheduled(spec.scaling.schedules, lead[next_pool], now)
+    schedule = scheduled(spec.scaling.schedules, seen.lead_seconds[next_pool], now)
+    spending = nodes.spending(context, observed.nodes.claims, {name: len(fleet.occupied) for name, fleet in seen.fleets.items()})
+    money = _allowance(spec, spending, memory, now_seconds)
     bounds = Bounds(
         floor=max(schedule.floor, sum(pool.min_replicas for pool in spec.capacity.pools)),
         affordable=pools.affordable(views, money.per_hour),
     )
     spot = [view.name for view in views if view.is_spot]
-    fleet = whole_fleet(found, lead, throughput, next_pool, spot, memory.pools.stand_ins)
-    # Where no replica serves there is nobody to ask, and nowhere for work to wait.
-    look = reading.look if any(each.ready for each in found.values()) else reading.look or Look(now_seconds, 0.0, 0.0)
-    verdict = autoscale(policy_of(spec), fleet, look, memory.autoscale, bounds, now_seconds)
+    fleet = whole_fleet(seen.fleets, seen.lead_seconds, seen.throughput, next_pool, spot, memory.pools.stand_ins)
+    verdict = autoscale(policy_of(spec), fleet, _look(seen, now_seconds), memory.autoscale, bounds, now_seconds)
     replicas = verdict.replicas if spec.scaling.mode == "Builtin" else asked_replicas(spec)
     allotment = pools.allot_with_fallback(views, replicas, _rule(spec), money.per_hour, memory.pools, now_seconds)
     return Scaling(
-        replicas,
-        verdict,
-        reading,
-        allotment,
-        money,
-        spending,
-        bounds.affordable,
-        schedule,
-        found,
-        lead,
-        throughput,
-        refusals,
-        _new(lost, memory.lost),
-        _new(refused, memory.refused),
-        new_starts,
-        ScalingMemory(
+        replicas=replicas,
+        verdict=verdict,
+        allotment=allotment,
+        seen=seen,
+        money=money,
+        spending_per_hour=spending,
+        affordable=bounds.affordable,
+        schedule=schedule,
+        new_losses=_new(seen.lost, memory.lost),
+        new_refusals=_new(seen.refused, memory.refused),
+        memory=ScalingMemory(
             autoscale=verdict.memory,
             pools=allotment.memory,
             budget=money.memory,
-            load=reading.memory,
-            coldstart=ledger,
+            load=seen.reading.memory,
+            coldstart=seen.starts,
             decisions=_decisions(memory, verdict, allotment, now),
-            lost=tuple(uid for uids in lost.values() for uid in uids),
-            refused=tuple(each for identities in refused.values() for each in identities),
+            lost=_all(seen.lost),
+            refused=_all(seen.refused),
         ),
     )
+
+
+def _see(context: Context, observed: Observed, live: Live, memory: ScalingMemory, now: datetime) -> Seen:
+    spec, claims = context.spec, observed.nodes.claims
+    found = fleets(live, nodes.lost_nodes(claims), now)
+    starts, new_starts = coldstart.learn(starts_of(live.serving_pods, claims, now.timestamp()), memory.coldstart)
+    reading = _reading(spec, observed, found, memory, now.timestamp())
+    refusals = {
+        pool.name: nodes.refusals(observed.nodes.events, names.node_pool_name(context, pool.name), now)
+        for pool in spec.capacity.pools
+    }
+    prior = {pool.name: LEAD_SECONDS[spec.capacity.provisioner] for pool in spec.capacity.pools}
+    return Seen(
+        fleets=found,
+        reading=reading,
+        throughput={
+            pool.name: load.throughput(pool.name, reading.memory, _prior_throughput(spec, pool)) for pool in spec.capacity.pools
+        },
+        lead_seconds={pool.name: coldstart.lead_seconds(pool.name, starts, prior) for pool in spec.capacity.pools},
+        starts=starts,
+        new_starts=new_starts,
+        refusals=refusals,
+        lost={name: tuple(replica.uid for replica in fleet.lost) for name, fleet in found.items()},
+        refused={name: tuple(map(_identity, events)) for name, events in refusals.items()},
+    )
+
+
+def _look(seen: Seen, now_seconds: float) -> Look | None:
+    """What is known of the work; where no replica serves there is nobody to ask, and nowhere for work to wait."""
+    serves = any(fleet.ready for fleet in seen.fleets.values())
+    return seen.reading.look if serves else seen.reading.look or Look(now_seconds, 0.0, 0.0)
 
 
 def policy_of(spec: Spec) -> Policy:
@@ -162,7 +182,8 @@ def _reading(
     )
 
 
-def _view(context: Context, observed: Observed, pool: Pool, fleet: PoolFleet, refusals: Sequence[NodeEvent]) -> pools.PoolView:
+def _view(context: Context, observed: Observed, pool: Pool, seen: Seen) -> pools.PoolView:
+    fleet = seen.fleets.get(pool.name, NO_FLEET)
     return pools.PoolView(
         name=pool.name,
         is_spot=pool.capacity_type == "Spot",
@@ -173,13 +194,9 @@ def _view(context: Context, observed: Observed, pool: Pool, fleet: PoolFleet, re
         desired=fleet.desired,
         ready=fleet.ready,
         waiting_seconds=fleet.waiting_seconds,
-        refusals=sum(event.count for event in refusals),
+        refusals=sum(event.count for event in seen.refusals[pool.name]),
         arriving=nodes.arriving(observed.nodes.claims, pool.name, fleet.occupied),
     )
-
-
-def _refusals(context: Context, observed: Observed, pool: Pool, now: datetime) -> tuple[NodeEvent, ...]:
-    return nodes.refusals(observed.nodes.events, names.node_pool_name(context, pool.name), now)
 
 
 def _identity(event: NodeEvent) -> str:
@@ -189,6 +206,10 @@ def _identity(event: NodeEvent) -> str:
 def _new(found: Mapping[str, Sequence[str]], known: Collection[str]) -> dict[str, int]:
     """Count what is not known yet, by pool."""
     return {pool: sum(each not in known for each in identities) for pool, identities in found.items()}
+
+
+def _all(identities: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    return tuple(each for of_pool in identities.values() for each in of_pool)
 
 
 def _next_pool(views: Sequence[pools.PoolView]) -> str:

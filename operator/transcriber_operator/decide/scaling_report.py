@@ -60,14 +60,14 @@ def _active(spec: Spec, scaling: Scaling) -> Observation:
 
 
 def _silence(scaling: Scaling) -> str:
-    if scaling.reading.refused:
-        return scaling.reading.refused[0]
+    if scaling.seen.reading.refused:
+        return scaling.seen.reading.refused[0]
     return "Not every replica tells how much audio it holds; see the log of its exporter and the NetworkPolicy."
 
 
 def scaling_status(scaling: Scaling, replicas: int, sentence: str, previous: ScalingStatus | None) -> ScalingStatus:
     """Return the figures of a decision, or the previous ones where they say the same."""
-    terms, look = scaling.verdict.terms, scaling.reading.look
+    terms, look = scaling.verdict.terms, scaling.seen.reading.look
     found = ScalingStatus(
         queued_audio_seconds=_whole(terms.queued_audio_seconds),
         in_flight_audio_seconds=_whole(terms.in_flight_audio_seconds),
@@ -103,8 +103,8 @@ def pool_statuses(scaling: Scaling, serving: Serving, context: Context, previous
 
 def _pool_status(scaling: Scaling, state: PoolState, price: float | None, previous: PoolStatus | None) -> PoolStatus:
     learnt: Mapping[str, Any] = {
-        "lead_time_seconds": round(scaling.lead_seconds[state.name]),
-        "replica_throughput": decimal(scaling.throughput[state.name]),
+        "lead_time_seconds": round(scaling.seen.lead_seconds[state.name]),
+        "replica_throughput": decimal(scaling.seen.throughput[state.name]),
     }
     found = PoolStatus(
         name=state.name,
@@ -136,7 +136,7 @@ def cost_status(scaling: Scaling, previous: CostStatus | None) -> CostStatus:
 
 def speculation_status(scaling: Scaling, previous: SpeculationStatus | None) -> SpeculationStatus | None:
     """Return how well the draft guesses, as long as anything was decoded."""
-    reading = scaling.reading
+    reading = scaling.seen.reading
     if reading.acceptance_percent is None and reading.tokens_per_cycle is None:
         return previous
     tokens = None if reading.tokens_per_cycle is None else decimal(reading.tokens_per_cycle)
@@ -153,7 +153,7 @@ def cold_starts(scaling: Scaling, previous: tuple[ColdStart, ...]) -> tuple[Cold
             seconds=round(start.seconds),
             stages=tuple(ColdStartStage(name=stage.value, seconds=round(seconds)) for stage, seconds in start.stages),
         )
-        for start in scaling.new_starts
+        for start in scaling.seen.new_starts
     )
     known = {start.pod for start in new}
     return (*(start for start in previous if start.pod not in known), *new)[-REMEMBERED_STARTS:]
@@ -161,7 +161,7 @@ def cold_starts(scaling: Scaling, previous: tuple[ColdStart, ...]) -> tuple[Cold
 
 def figures(scaling: Scaling, serving: Serving) -> decision.Figures:
     """Return the figures of the operator's metrics; `desired` is what the operator would decide, also where others do."""
-    terms, reading = scaling.verdict.terms, scaling.reading
+    terms, reading = scaling.verdict.terms, scaling.seen.reading
     return decision.Figures(
         desired=scaling.verdict.replicas,
         ready=serving.ready,
@@ -179,7 +179,7 @@ def figures(scaling: Scaling, serving: Serving) -> decision.Figures:
                 desired=pool.wanted,
                 ready=pool.ready,
                 nodes=pool.nodes,
-                lead_time_seconds=scaling.lead_seconds[pool.name],
+                lead_time_seconds=scaling.seen.lead_seconds[pool.name],
                 interruptions=scaling.new_losses.get(pool.name, 0),
                 insufficient_capacity=scaling.new_refusals.get(pool.name, 0),
             )
@@ -187,7 +187,7 @@ def figures(scaling: Scaling, serving: Serving) -> decision.Figures:
         ),
         cold_starts=tuple(
             decision.ColdStart(pool=start.pool, stage=stage.value, seconds=seconds)
-            for start in scaling.new_starts
+            for start in scaling.seen.new_starts
             for stage, seconds in start.stages
         ),
     )

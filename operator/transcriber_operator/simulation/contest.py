@@ -20,6 +20,8 @@ from transcriber_operator.simulation.world import Offer, World
 
 OWN: Final = "transcriber"
 MAX_REPLICAS: Final = 100
+# targetUtilizationPercent, targetWaitPercentile, headroomReplicas
+OWN_TUNINGS: Final = ((0.9, 80, 0), (0.9, 95, 0), (0.8, 95, 0), (0.7, 95, 0), (0.8, 95, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,16 @@ def entrants(load: int, slots: int) -> tuple[Entrant, ...]:
 
 def _own(least: Sequence[int], slots: int) -> Iterator[Entrant]:
     default = _default_policy(slots)
-    for utilization, percentile, minimum in product((0.8, 0.9), (80, 95), least):
-        tuned = replace(default, utilization=utilization, miss_share=(100 - percentile) / 100, min_replicas=minimum)
+    for (utilization, percentile, headroom), minimum in product(OWN_TUNINGS, least):
+        tuned = replace(
+            default,
+            utilization=utilization,
+            miss_share=(100 - percentile) / 100,
+            headroom_replicas=headroom,
+            min_replicas=minimum,
+        )
         if tuned != default:
-            yield Entrant(OWN, f"util {utilization:.0%} p{percentile} min {minimum}", Own(tuned))
+            yield Entrant(OWN, f"util {utilization:.0%} p{percentile} headroom {headroom} min {minimum}", Own(tuned))
 
 
 def _hpa(least: Sequence[int]) -> Iterator[Entrant]:

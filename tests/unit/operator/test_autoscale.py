@@ -239,6 +239,14 @@ def test_a_staircase_holds_what_was_called_for_within_a_lead_time(called: list[t
         assert verdict.called_for <= max(1, *(n + 1 for at, n in so_far if now - at <= LEAD * 15 / 14 + 0.01))
 
 
+def test_a_staircase_stays_short_however_many_steps_go_down():
+    memory, policy = NEW, Policy(max_replicas=1000)
+    for step in range(300):
+        look = Look(1000.0 + step, (300 - step) * THROUGHPUT * 60.0, 1.0)
+        memory = autoscale(policy, Fleet(0, (), THROUGHPUT, LEAD), look, memory, FREE, look.at_seconds).memory
+    assert 10 <= len(memory.kept) <= 16
+
+
 # Work.
 
 
@@ -396,7 +404,7 @@ def test_a_noisy_square_wave_as_long_as_a_lead_time_is_not_followed(seed: int):
 def test_a_decision_says_its_deciding_numbers():
     verdict = once(Fleet(2, (100.0,), 95.0, LEAD), waiting(1800.0), memory=Memory(3, 999.0, 999.0, ((990.0, 3),)))
     assert verdict.sentence == (
-        "1,800 s of audio wait and 0.0 s arrive per second; 1 of 95 s/s will do, 1 ordered already, "
+        "1,800 s of audio wait and 0.0 s arrive per second; 1 replica of 95 s/s will do, 1 ordered already, "
         "but it took 3 less than 230 s ago: 3 wanted."
     )
 

@@ -70,8 +70,12 @@ async def stages(
 
 
 async def play(scenario: Scenario, stage: Stage) -> Stage:
-    """Play a scenario; returns its stage, with the figures."""
-    await scenario(stage)
+    """Play a scenario; returns its stage, with the figures, which a failure tells too."""
+    try:
+        await scenario(stage)
+    except Exception as error:
+        error.add_note(f"figures: {stage.figures}")
+        raise
     return stage
 
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from kubernetes.aio.dynamic import DynamicClient
-from kubernetes.aio.dynamic.exceptions import NotFoundError
+from kubernetes.aio.dynamic.exceptions import ConflictError, NotFoundError
 
 from tests.rig.bridge_api import Api
 from tests.rig.bridge_environment import Manifest
@@ -120,10 +120,12 @@ class Spot:
         async for kind, node in self._api.changes(NODES_PATH):
             name = node["metadata"]["name"]
             if kind == "SET" and _label(node, key) == value and name not in tainted:
-                tainted.append(name)
                 taints = [*node["spec"].get("taints", []), TAINT]
-                with suppress(NotFoundError):
-                    await nodes.patch(name=name, body={"spec": {"taints": taints}}, content_type=MERGE_PATCH)
+                # Karpenter takes its own taints away meanwhile: a list that is older must not bring them back.
+                version = {"resourceVersion": node["metadata"]["resourceVersion"]}
+                with suppress(NotFoundError, ConflictError):  # after a conflict the next change of the node is tried
+                    await nodes.patch(name=name, body={"metadata": version, "spec": {"taints": taints}}, content_type=MERGE_PATCH)
+                    tainted.append(name)
 
 
 def _label(node: Manifest, key: str) -> str | None:

@@ -42,7 +42,7 @@ def _scaled(previous: ScalingStatus | None, current: ScalingStatus | None) -> tu
     before, now = previous.desired if previous else None, current.desired if current else None
     if now is None or current is None or now == (before or 0):
         return ()
-    return (Announcement(type="Normal", reason=Reason.SCALED, message=f"{now} replicas, {before or 0} before. {current.reason}"),)
+    return (Announcement(type="Normal", reason=Reason.SCALED, message=f"Replicas: {now}, {before or 0} before. {current.reason}"),)
 
 
 def _announcement(condition: Condition) -> Announcement:

@@ -2,9 +2,9 @@
 
 Pure: the state that earlier looks leave behind is passed in and handed back. The largest of three sizes is called for:
 - steady: what the rate of arrivals needs in the long run (arrivals.py, queueing.py), and `headroom_replicas` more;
-- deadline: once the queue is long, what is there and ordered, and as many more as it takes to decode, within the target wait after
-  an order of now serves, the backlog and what arrives until then. What is ordered already counts from the time it will serve, so
-  a backlog that grows during a boot is not bought for twice;
+- deadline: once the queue is long, what is there and ordered, and as many more as it takes so that all work that is due by then is
+  decoded soon after an order of now serves. What is ordered already counts from the time it will serve, so a backlog that grows
+  during a boot is not bought for twice;
 - one, while there is work.
 It is kept for as long as a boot takes: a replica that may be needed again costs no more than to boot another.
 """
@@ -20,7 +20,7 @@ from transcriber_operator.decide.queueing import MOST_REPLICAS, steady_replicas
 YIELD: Final = 0.95  # of a replica's throughput that a backlog is decoded with: the last batches are not full
 SOONEST_SECONDS: Final = 5.0  # until an ordered replica serves, however overdue it is
 CALM_SHARE: Final = 0.5  # of the target wait, within which the ready replicas decode a queue that is not long
-EARNING_LEADS: Final = 0.2  # lead times of work that a replica must find, to be ordered for a backlog
+EARNING_LEADS: Final = 0.2  # lead times of work, at least, that a replica is ordered for
 PATIENCE_LEADS: Final = 2.0  # lead times for which replicas that are ordered hold the fleet
 STEPS: Final = 16  # at most, of the staircase of what was called for
 NOTHING_SECONDS: Final = 0.001  # audio; less is the rounding of sums
@@ -119,8 +119,10 @@ class Terms:
     offered_load: float = 0.0  # arrival_rate / throughput, in replicas
     steady_replicas: int = 0  # without headroom
     headroom_replicas: int = 0
-    supply_audio_seconds: float = 0.0  # that the fleet decodes until an order of now has served for the target wait
-    gap_audio_seconds: float = 0.0  # that it leaves undecoded then, of a queue that is long and of what arrives meanwhile
+    horizon_seconds: float = 0.0  # that a backlog is looked at: the target wait, but long enough for an order of now to help
+    demand_audio_seconds: float = 0.0  # that is due by then: the backlog, and what arrives a target wait before
+    supply_audio_seconds: float = 0.0  # that what is there and ordered decodes by then
+    gap_audio_seconds: float = 0.0  # demand beyond supply, while the queue is long
     extra_replicas: int = 0  # that the gap calls for
     kept_replicas: int = 0  # the most that was called for within a lead time
 
@@ -236,12 +238,13 @@ def _terms(policy: Policy, fleet: Fleet, look: Look, arrivals: Arrivals, *, is_a
         batch_audio_seconds / fleet.throughput,
     )
     lead_seconds = max(fleet.lead_seconds, SOONEST_SECONDS)
-    drain_seconds = max(policy.target_wait_seconds, EARNING_LEADS * lead_seconds)
-    supply = _supply(fleet, lead_seconds + drain_seconds)
-    gap = 0.0
-    if look.queued_audio_seconds > max(_calm_audio_seconds(policy, fleet), NOTHING_SECONDS):
-        demand = look.queued_audio_seconds + look.in_flight_audio_seconds + rate * lead_seconds
-        gap = max(demand - supply - NOTHING_SECONDS, 0.0)
+    horizon_seconds = max(policy.target_wait_seconds, (1.0 + EARNING_LEADS) * lead_seconds)
+    due_of_arrivals = rate * (horizon_seconds - policy.target_wait_seconds)
+    demand = look.queued_audio_seconds + look.in_flight_audio_seconds + due_of_arrivals
+    supply = _supply(fleet, horizon_seconds)
+    is_long = look.queued_audio_seconds > max(_calm_audio_seconds(policy, fleet), NOTHING_SECONDS)
+    gap = max(demand - supply - NOTHING_SECONDS, 0.0) if is_long else 0.0
+    supply_of_one = YIELD * fleet.throughput * (horizon_seconds - lead_seconds)
     return Terms(
         queued_audio_seconds=look.queued_audio_seconds,
         in_flight_audio_seconds=look.in_flight_audio_seconds,
@@ -254,9 +257,11 @@ def _terms(policy: Policy, fleet: Fleet, look: Look, arrivals: Arrivals, *, is_a
         offered_load=rate / fleet.throughput,
         steady_replicas=max(steady, int(is_active)),
         headroom_replicas=policy.headroom_replicas if is_active else 0,
+        horizon_seconds=horizon_seconds,
+        demand_audio_seconds=demand,
         supply_audio_seconds=supply,
         gap_audio_seconds=gap,
-        extra_replicas=math.ceil(min(gap / (YIELD * fleet.throughput * drain_seconds), MOST_REPLICAS)),
+        extra_replicas=math.ceil(min(gap / supply_of_one, MOST_REPLICAS)),
     )
 
 

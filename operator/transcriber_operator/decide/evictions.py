@@ -53,8 +53,8 @@ def pod_deletes_of(context: Context, fleets: Mapping[str, PoolFleet], now: datet
 
 
 def _keep_order(replica: Replica, busy: Mapping[str, float]) -> tuple[bool, float, float]:
-    """Those that serve nobody first, then the idlest, then the youngest; one that does not tell is taken for busy."""
-    return replica.is_ready and replica.lost_since is None, busy.get(replica.name, inf), replica.age_seconds
+    """Those that serve nobody or not for long first, then the idlest, then the youngest; one that does not tell may be busy."""
+    return replica.is_lasting, busy.get(replica.name, inf), replica.age_seconds
 
 
 def _marked(context: Context, replica: Replica, cost: str | None) -> Apply:

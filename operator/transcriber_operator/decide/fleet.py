@@ -26,7 +26,13 @@ class Replica:
     node: str | None
     unscheduled_seconds: float | None  # for how long it has waited for a node; None: it has one
     lost_since: datetime | None = None  # since when its node is known to go
+    is_at_risk: bool = False  # its node is likely to be taken back
     cost: str | None = None  # its pod-deletion-cost
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it serves, and nothing says that it will not go on to."""
+        return self.is_ready and self.lost_since is None and not self.is_at_risk
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,13 @@ class PoolFleet:
     @property
     def ready(self) -> int:
         """Replicas that serve, and will go on to; in a rollout there may be more than are asked for."""
-        return min(sum(replica.is_ready and replica.lost_since is None for replica in self.replicas), self.desired)
+        return min(sum(replica.is_lasting for replica in self.replicas), self.desired)
+
+    @property
+    def at_risk(self) -> int:
+        """Replicas that serve on nodes that are likely to be taken back."""
+        serving = sum(replica.is_ready and replica.lost_since is None for replica in self.replicas)
+        return max(min(serving, self.desired) - self.ready, 0)
 
     @property
     def lost(self) -> tuple[Replica, ...]:
@@ -64,20 +76,23 @@ class PoolFleet:
         starting = [replica for replica in self.replicas if not replica.is_ready and replica.lost_since is None]
         coming = sorted(starting, key=lambda replica: (replica.node is None, -replica.age_seconds))
         leads = [max(lead_seconds - replica.age_seconds, LEAST_LEAD_SECONDS) for replica in coming]
-        expected = max(self.desired - self.ready - stood_in_for, 0)
+        expected = max(self.desired - self.ready - self.at_risk - stood_in_for, 0)
         unmade = max(expected - len(leads), 0)
         return (*leads[:expected], *(lead_seconds for _ in range(unmade)))
 
 
-def fleets(live: Live, lost: Mapping[str, datetime], now: datetime) -> dict[str, PoolFleet]:
-    """Return the replicas of every pool whose Deployment stays; `lost` are the nodes that are about to go."""
+def fleets(live: Live, lost: Mapping[str, datetime], at_risk: Collection[str], now: datetime) -> dict[str, PoolFleet]:
+    """Return the replicas of every pool whose Deployment stays.
+
+    `lost` are the nodes that are about to go, and `at_risk` those that are likely to.
+    """
     staying = (child for child in live.of_kind("Deployment") if not is_ending(child))
     desired = {pool: child["spec"].get("replicas", 0) for child in staying if (pool := _pool(child))}
     found: dict[str, list[Replica]] = {pool: [] for pool in desired}
     for pod in live.serving_pods:
         pool = _pool(pod)
         if pool in found and not is_ending(pod) and not pods.is_over(pod):
-            found[pool].append(_replica(pod, pool, lost, now))
+            found[pool].append(_replica(pod, pool, lost, at_risk, now))
     return {pool: PoolFleet(desired[pool], tuple(replicas)) for pool, replicas in found.items()}
 
 
@@ -89,7 +104,9 @@ def whole_fleet(
     spot: Collection[str],
     stand_ins: int,
 ) -> Fleet:
-    """Return all pools as one fleet of equal replicas: as many as were asked for, without `stand_ins`, which are for others' sake.
+    """Return all pools as one fleet of equal replicas: as many as were asked for, without those for others' sake.
+
+    Those are `stand_ins`, and one for each replica at risk, which is not counted either.
 
     `next_pool` is where one more replica would go, and `spot` are the pools that are stood in for.
 
@@ -114,7 +131,7 @@ def _pool(manifest: Manifest) -> str | None:
     return label(manifest, names.POOL_LABEL)
 
 
-def _replica(pod: Manifest, pool: str, lost: Mapping[str, datetime], now: datetime) -> Replica:
+def _replica(pod: Manifest, pool: str, lost: Mapping[str, datetime], at_risk: Collection[str], now: datetime) -> Replica:
     created = timestamp(pod["metadata"].get("creationTimestamp")) or now
     node = pod["spec"].get("nodeName")
     waits_since = timestamp((condition(pod, "PodScheduled") or {}).get("lastTransitionTime")) or created
@@ -127,5 +144,6 @@ def _replica(pod: Manifest, pool: str, lost: Mapping[str, datetime], now: dateti
         node=node,
         unscheduled_seconds=None if node else max((now - waits_since).total_seconds(), 0.0),
         lost_since=lost.get(node) if node else None,
+        is_at_risk=node in at_risk,
         cost=(pod["metadata"].get("annotations") or {}).get(names.DELETION_COST_ANNOTATION),
     )

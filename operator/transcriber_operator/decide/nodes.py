@@ -18,6 +18,8 @@ NOTICE_SECONDS: Final = 120.0  # that AWS gives before it takes a spot node
 SAFETY_SECONDS: Final = 10.0  # of the notice, left to the kubelet
 REFUSED_WITHIN: Final = timedelta(minutes=3)  # for so long AWS's provider does not try an offering again that was refused
 INSUFFICIENT_CAPACITY: Final = "InsufficientCapacityError"
+REBALANCE: Final = "SpotRebalanceRecommendation"
+REBALANCE_WITHIN: Final = timedelta(minutes=10)  # for so long AWS's word that a node is likely to be taken back is heeded
 
 
 def lost_nodes(claims: Iterable[Manifest]) -> dict[str, datetime]:
@@ -31,6 +33,12 @@ def lost_nodes(claims: Iterable[Manifest]) -> dict[str, datetime]:
         if node and since:
             found[node] = since
     return found
+
+
+def nodes_at_risk(nodes: Nodes, now: datetime) -> frozenset[str]:
+    """Return the nodes that the cloud says are likely to be taken back; Karpenter only passes that on, as an event."""
+    told = {event.name for event in nodes.events if event.reason == REBALANCE and now - event.at <= REBALANCE_WITHIN}
+    return frozenset(node for claim in nodes.claims if claim["metadata"]["name"] in told and (node := node_of(claim)))
 
 
 def node_of(claim: Manifest) -> str | None:

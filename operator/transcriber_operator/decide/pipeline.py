@@ -34,6 +34,7 @@ from transcriber_operator.render import fit
 from transcriber_operator.render.children import children, foundations
 from transcriber_operator.render.context import Context
 
+REBALANCE_SECONDS: Final = 120.0  # between looks at events that change no object
 PROGRESS_SECONDS: Final = 15.0  # between looks at a running build
 IDENTITY_FIELDS: Final = ("name", "namespace", "uid", "generation")
 
@@ -151,6 +152,8 @@ def _requeue(repository: Repository, serving: Serving, scaling: Scaling, now: da
         seconds.append(max(scaling.allotment.changes_at_seconds - now.timestamp(), 1.0))
     if state.phase == "Running":
         seconds.append(PROGRESS_SECONDS)
+    if scaling.has_spot_nodes:
+        seconds.append(REBALANCE_SECONDS)
     return min(seconds, default=None)
 
 

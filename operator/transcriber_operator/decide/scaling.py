@@ -40,6 +40,7 @@ class Seen:
     refusals: Mapping[str, tuple[NodeEvent, ...]]  # for want of capacity in the last minutes
     lost: Mapping[str, tuple[str, ...]]  # UIDs of replicas whose node is about to go
     refused: Mapping[str, tuple[str, ...]]  # identities of the refusals
+    spot_on_karpenter: tuple[str, ...]  # pools of spot nodes that Karpenter provides
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Scaling:
         return self.allotment.replicas
 
     @property
+    def has_spot_nodes(self) -> bool:
+        """Whether replicas serve on nodes that Karpenter's events may say something of."""
+        return any(self.seen.fleets.get(name, NO_FLEET).ready for name in self.seen.spot_on_karpenter)
+
+    @property
     def is_idle(self) -> bool:
         """Whether there is nothing to look at: no replica, none wanted, none on its way out."""
         return not any(self.allotted.values()) and not any(fleet.replicas for fleet in self.seen.fleets.values())
@@ -86,7 +92,7 @@ def decide_scaling(context: Context, observed: Observed, live: Live, previous: S
     spot = [view.name for view in views if view.is_spot]
     fleet = whole_fleet(seen.fleets, seen.lead_seconds, seen.throughput, next_pool, spot, memory.pools.stand_ins)
     verdict = autoscale(policy_of(spec), fleet, _look(seen, now_seconds), memory.autoscale, bounds, now_seconds)
-    replicas = verdict.replicas if spec.scaling.mode == "Builtin" else asked_replicas(spec)
+    replicas = _with_successors(spec, seen, verdict) if spec.scaling.mode == "Builtin" else asked_replicas(spec)
     allotment = pools.allot_with_fallback(views, replicas, _rule(spec), money.per_hour, memory.pools, now_seconds)
     return Scaling(
         replicas=replicas,
@@ -114,7 +120,7 @@ def decide_scaling(context: Context, observed: Observed, live: Live, previous: S
 
 def _see(context: Context, observed: Observed, live: Live, memory: ScalingMemory, now: datetime) -> Seen:
     spec, claims = context.spec, observed.nodes.claims
-    found = fleets(live, nodes.lost_nodes(claims), now)
+    found = fleets(live, nodes.lost_nodes(claims), nodes.nodes_at_risk(observed.nodes, now), now)
     starts, new_starts = coldstart.learn(starts_of(live.serving_pods, claims, now.timestamp()), memory.coldstart)
     reading = _reading(spec, observed, found, memory, now.timestamp())
     refusals = {
@@ -134,7 +140,16 @@ def _see(context: Context, observed: Observed, live: Live, memory: ScalingMemory
         refusals=refusals,
         lost={name: tuple(replica.uid for replica in fleet.lost) for name, fleet in found.items()},
         refused={name: tuple(map(_identity, events)) for name, events in refusals.items()},
+        spot_on_karpenter=tuple(
+            pool.name for pool in spec.capacity.pools if pool.capacity_type == "Spot" and spec.capacity.provisioner == "Karpenter"
+        ),
     )
+
+
+def _with_successors(spec: Spec, seen: Seen, verdict: Verdict) -> int:
+    """Return what was decided on, and one more for each replica that is likely to be lost: it boots while that one still serves."""
+    at_risk = sum(fleet.at_risk for fleet in seen.fleets.values())
+    return max(verdict.replicas, min(verdict.replicas + at_risk, spec.scaling.max_replicas)) if verdict.replicas else 0
 
 
 def _look(seen: Seen, now_seconds: float) -> Look | None:

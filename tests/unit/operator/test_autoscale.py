@@ -28,6 +28,7 @@ EVERY = 5.0  # seconds between looks
 FREE = Bounds()
 USUAL = Policy()
 NEW = Memory()
+RESTED = Memory(replicas=0, worked_at_seconds=999.0, whole_at_seconds=999.0)
 
 counts = st.integers(0, 60)
 seconds = st.floats(0.0, 1e7)
@@ -141,8 +142,7 @@ def changes(verdicts: list[Verdict]) -> int:
 
 def once(fleet: Fleet, look: Look | None, policy: Policy = USUAL, memory: Memory | None = None, bounds: Bounds = FREE) -> Verdict:
     """Decide at 1000 s; without `memory` the scaler has run for long, and has nothing to keep."""
-    known = Memory(replicas=0, worked_at_seconds=999.0, whole_at_seconds=999.0)
-    return autoscale(policy, fleet, look, known if memory is None else memory, bounds, 1000.0)
+    return autoscale(policy, fleet, look, RESTED if memory is None else memory, bounds, 1000.0)
 
 
 def waiting(audio: float, **other: object) -> Look:
@@ -231,7 +231,7 @@ def test_a_staircase_holds_what_was_called_for_within_a_lead_time(called: list[t
     for passed, replicas in called:
         now += passed
         # A rate is not learnt here: the queue alone calls, over a fleet of nothing.
-        look = Look(now, replicas * 0.95 * THROUGHPUT * 60.0, 1.0)
+        look = Look(now, replicas * 0.95 * THROUGHPUT * 0.2 * LEAD, 1.0)
         verdict = autoscale(policy, Fleet(0, (), THROUGHPUT, LEAD), look, memory, FREE, now)
         memory = verdict.memory
         so_far.append((now, replicas))
@@ -282,8 +282,16 @@ def test_the_same_backlog_is_bought_for_once_while_the_order_boots():
 
 def test_a_queue_that_the_fleet_finishes_in_time_buys_nothing():
     batch = Policy(target_wait_seconds=1800.0)
-    assert once(Fleet(2, (), 95.0, LEAD), waiting(100_000.0), batch).terms.extra_replicas == 0
-    assert once(Fleet(2, (), 95.0, LEAD), waiting(900_000.0), batch).terms.extra_replicas > 0
+    in_time = 0.95 * 1800.0 * 2 * 95.0
+    assert once(Fleet(2, (), 95.0, LEAD), waiting(in_time - 1.0), batch).terms.extra_replicas == 0
+    assert once(Fleet(2, (), 95.0, LEAD), waiting(in_time + 1.0), batch).replicas == 3
+
+
+def test_a_short_queue_buys_nothing_whatever_rate_is_feared():
+    rush = replace(RESTED, arrivals=Arrivals(seen_at_seconds=995.0, rate=2.0, fast_rate=2.0, mean_audio_seconds=300.0))
+    short, long = 0.5 * 60.0 * 4 * THROUGHPUT - 1.0, 0.5 * 60.0 * 4 * THROUGHPUT + 1.0
+    assert once(Fleet(4, (), THROUGHPUT, LEAD), waiting(short), memory=rush).terms.extra_replicas == 0
+    assert once(Fleet(4, (), THROUGHPUT, LEAD), waiting(long), memory=rush).terms.extra_replicas > 0
 
 
 def test_a_fleet_of_zero_is_woken_to_what_the_backlog_needs_not_to_one():

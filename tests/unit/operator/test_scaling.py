@@ -78,7 +78,7 @@ def claim_of(cluster: Cluster, pod: Manifest, **metadata: Any) -> Manifest:
 
 
 def test_a_burst_is_answered_in_one_decision_and_replicas_go_once_it_is_over():
-    cluster = cluster_of({"maxReplicas": 10, "targetWaitSeconds": 60})
+    cluster = cluster_of({"maxReplicas": 50, "targetWaitSeconds": 60})
     settle(cluster, decide)
     cluster.load = holding(45_000.0)
     decision = look(cluster)
@@ -196,6 +196,27 @@ def test_a_replica_on_an_interrupted_spot_node_is_replaced_at_once_with_what_is_
     assert again.pod_deletes == ()
     assert again.figures is not None
     assert again.figures.pools[0].interruptions == 0
+
+
+def test_a_node_that_is_likely_to_be_taken_back_gets_a_successor_while_it_still_serves():
+    cluster = karpenter_cluster(SPOT | {"minReplicas": 2})
+    settle(cluster, decide)
+    at_risk, kept = serving_pods(cluster, "spot")
+    told = {"reason": "SpotRebalanceRecommendation", "kind": "NodeClaim", "name": "risky", "message": "", "at": cluster.now}
+    claims = (claim_of(cluster, at_risk, name="risky"), claim_of(cluster, kept))
+    cluster.nodes = cluster.nodes.model_copy(update={"claims": claims, "events": (NodeEvent.model_validate(told),)})
+    decision = pass_over(cluster)
+    assert decision.pod_deletes == ()
+    assert decision.requeue_after_seconds is not None
+    for _ in range(6):
+        assert replicas(cluster) == {"whisper-spot": 3}, "one more, and not one more with every look"
+        cluster.tick()
+        pass_over(cluster)
+    cluster.now += timedelta(minutes=11)
+    for _ in range(60):
+        pass_over(cluster)
+        cluster.tick()
+    assert replicas(cluster) == {"whisper-spot": 2}
 
 
 def test_an_interrupted_on_demand_node_is_left_to_karpenter_and_its_disruption_budget():

@@ -125,8 +125,9 @@ async def test_a_drain_finishes_what_fits_and_refuses_what_comes():
         work = asyncio.create_task(stub.post("/work", audio_seconds=30))
         await stub.holds(30)
         drain = asyncio.create_task(stub.get("/drain"))
-        while (await stub.get("/triton/ready"))[0] == HTTPStatus.OK:
-            await asyncio.sleep(POLL_SECONDS)
+        async with asyncio.timeout(START_SECONDS):
+            while (await stub.get("/triton/ready"))[0] == HTTPStatus.OK:
+                await asyncio.sleep(POLL_SECONDS)
         assert await stub.post("/work", audio_seconds=1) == HTTPStatus.SERVICE_UNAVAILABLE
         assert await work == HTTPStatus.OK
         assert (await drain)[1] == {"drained": True}

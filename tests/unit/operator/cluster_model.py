@@ -50,7 +50,7 @@ class Cluster:
     now: datetime = START
     progress: BuildProgress | None = None
     load: Callable[[Manifest, datetime], LoadSample | None] = lambda pod, now: idle(pod, now)
-    nodes: Nodes = Nodes()
+    nodes: Nodes = field(default_factory=Nodes)
     memory: ScalingMemory | None = None
     children: dict[Key, Manifest] = field(default_factory=dict)
     pods: dict[str, Manifest] = field(default_factory=dict)
@@ -137,7 +137,8 @@ class Cluster:
     def apply(self, apply: Apply) -> None:
         """Server-side apply with force."""
         if apply.manifest["kind"] == "Pod":
-            return self._mark(apply.manifest)
+            self._mark(apply.manifest)
+            return
         manifest, key = copy.deepcopy(apply.manifest), key_of(apply.manifest)
         live = self.children.get(key)
         given_uid = manifest["metadata"].pop("uid", None)

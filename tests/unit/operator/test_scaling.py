@@ -80,7 +80,7 @@ def claim_of(cluster: Cluster, pod: Manifest, **metadata: Any) -> Manifest:
 def test_a_burst_is_answered_in_one_decision_and_replicas_go_once_it_is_over():
     cluster = cluster_of({"maxReplicas": 50, "targetWaitSeconds": 60})
     settle(cluster, decide)
-    cluster.load = holding(45_000.0)
+    cluster.load = holding(30_000.0)
     decision = look(cluster)
     wanted = replicas(cluster)["whisper-main"]
     assert wanted > 1
@@ -88,7 +88,7 @@ def test_a_burst_is_answered_in_one_decision_and_replicas_go_once_it_is_over():
     assert cluster.status["scaling"]["cause"] == "Backlog"
     assert decision.figures is not None
     assert decision.figures.desired == wanted
-    cluster.load = holding(45_000.0, 100.0)
+    cluster.load = holding(30_000.0, 100.0)
     look(cluster)
     assert replicas(cluster)["whisper-main"] == wanted, "what is ordered counts"
     cluster.load = idle

@@ -1,7 +1,7 @@
 """The operator, the HPA controller and KEDA on one trace, each on a real control plane with Karpenter.
 
-`python -m benchmarks.peers_scaling` takes some five minutes for each. KEDA is built by `python -m tests.rig.binaries keda-operator
-keda-adapter`; where it is not, it is left out.
+`python -m benchmarks.peers_scaling` takes some five minutes for each, and `… operator` runs that one anew, beside the others of the
+last report. KEDA is built by `python -m tests.rig.binaries keda-operator keda-adapter`; where it is not, it is left out.
 """
 
 import argparse
@@ -323,17 +323,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BuildError as error:
         print(f"without KEDA: {error}", file=sys.stderr)
         asked = [name for name in asked if name != "keda"]
-    runs = []
+    output: Path = options.output
+    figures = output.with_suffix(".json")
+    runs = read(figures) if figures.exists() else {}
     for name in asked:
         started_at = time.monotonic()
-        runs.append(asyncio.run(run(name)))
-        print(f"{name}: {time.monotonic() - started_at:.0f} s", {**asdict(runs[-1]), "samples": len(runs[-1].samples)}, flush=True)
-    output: Path = options.output
+        runs[name] = asyncio.run(run(name))
+        print(
+            f"{name}: {time.monotonic() - started_at:.0f} s", {**asdict(runs[name]), "samples": len(runs[name].samples)}, flush=True
+        )
+    shown = [runs[name] for name in CONTROLLERS if name in runs]
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps([asdict(each) for each in runs]) + "\n", encoding="utf-8")
-    output.with_suffix(".md").write_text(report(runs), encoding="utf-8")
-    plot(runs, output.with_suffix(".png"))
+    figures.write_text(json.dumps([asdict(each) for each in shown]) + "\n", encoding="utf-8")
+    output.with_suffix(".md").write_text(report(shown), encoding="utf-8")
+    plot(shown, output.with_suffix(".png"))
     return 0
+
+
+def read(file: Path) -> dict[str, Run]:
+    """Return the runs of an earlier report: those that are not asked for again stay."""
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    return {
+        entry["controller"]: Run(**{**entry, "samples": tuple(Sample(**sample) for sample in entry["samples"])})
+        for entry in entries
+    }
 
 
 if __name__ == "__main__":

@@ -140,6 +140,15 @@ class Scaled:
         """The NodePools, NodeClaims or Nodes that are its own."""
         return [item for item in self.objects.all(kind) if self._is_own(item)]
 
+    def serving_since(self, replicas: int, since: float) -> float:
+        """When so many pods took work for the first time from a time on; raises StopIteration if they never did."""
+        ready: dict[str, bool] = {}
+        counted = []
+        for change in self._changes("Pod"):
+            ready[change.uid] = not change.is_gone and is_ready(change.manifest)
+            counted.append((change.at, sum(ready.values())))
+        return next(at for at, count in counted if at >= since and count >= replicas)
+
     def claim_of(self, pod: Manifest) -> str:
         """Return the name of the NodeClaim behind the node of a pod."""
         node = pod["spec"]["nodeName"]

@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 
 from tests.monitoring.queries import documented
-from tests.monitoring.queries import documented
-from tests.monitoring.queries import documented
 from tests.thorough import THOROUGH
 from tests.triton import recordings
 from tests.triton.client import POLL_SECONDS, Whisper, answer, audio
@@ -105,16 +103,6 @@ def test_it_is_ready_once_a_canary_has_passed_and_stays_small(whisper: Whisper, 
         record_property("exporter memory at its peak, MiB", round(exporter.memory_mebibytes("VmHWM"), 1))
         assert exporter.memory_mebibytes("VmHWM") < MAX_MEBIBYTES
     whisper.wait_until_idle()
-
-
-def test_the_series_of_the_models_are_those_that_are_documented(whisper: Whisper) -> None:
-    told = {f"transcriber_{name}" for name in whisper.metrics() if not name.startswith("pending ")}
-    assert told == set(documented("Triton"))
-
-
-def test_the_series_of_the_models_are_those_that_are_documented(whisper: Whisper) -> None:
-    told = {f"transcriber_{name}" for name in whisper.metrics() if not name.startswith("pending ")}
-    assert told == set(documented("Triton"))
 
 
 def test_the_series_of_the_models_are_those_that_are_documented(whisper: Whisper) -> None:

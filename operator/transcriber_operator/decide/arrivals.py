@@ -9,9 +9,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-FAST_SECONDS: Final = 15.0  # time constant; an average looks back on twice that
+FAST_SECONDS: Final = 12.0  # time constant; an average looks back on twice that
 SLOW_SECONDS: Final = 900.0  # time constant, once no change was that long ago
 CHANGE_DEVIATIONS: Final = 3.5  # standard deviations between the averages that are no chance
+SHORTEST_SECONDS: Final = 0.001  # between looks, for a rate that is finite
 SIZES: Final = 1000.0  # requests that the mean length looks back on at least
 
 
@@ -50,6 +51,7 @@ def learn(before: Arrivals, at_seconds: float, requests: float, audio_seconds: f
     elapsed = at_seconds - before.seen_at_seconds
     if elapsed <= 0.0:
         return replace(before, seen_at_seconds=at_seconds, changed_at_seconds=before.changed_at_seconds + elapsed)
+    elapsed = max(elapsed, SHORTEST_SECONDS)
     count = max(requests, float(audio_seconds > 0.0))
     counted = min(count, 4.0 * before.fast_rate * elapsed + 3.0)
     after = _with_rates(before, at_seconds, elapsed, counted, is_lower_bound=is_lower_bound)

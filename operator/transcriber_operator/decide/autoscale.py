@@ -223,7 +223,7 @@ def _seen(policy: Policy, fleet: Fleet, look: Look, memory: Memory, now_seconds:
         return _Call(0, Cause.IDLE, f"no work for {idle_seconds:,.0f} s"), terms, replace(memory, kept=())
     call = _called_for(terms)
     kept = _kept(memory.kept, call.replicas, fleet.lead_seconds, now_seconds)
-    return _held(policy, fleet, look, call, kept[0][1], memory, now_seconds), terms, replace(memory, kept=kept)
+    return _held(policy, fleet, look, terms, call, kept[0][1], memory, now_seconds), terms, replace(memory, kept=kept)
 
 
 def _terms(policy: Policy, fleet: Fleet, look: Look, arrivals: Arrivals, *, is_active: bool) -> Terms:
@@ -299,7 +299,9 @@ def _kept(steps: Steps, replicas: int, lead_seconds: float, now_seconds: float) 
     return tuple(higher)
 
 
-def _held(policy: Policy, fleet: Fleet, look: Look, call: _Call, kept: int, memory: Memory, now_seconds: float) -> _Call:
+def _held(
+    policy: Policy, fleet: Fleet, look: Look, terms: Terms, call: _Call, kept: int, memory: Memory, now_seconds: float
+) -> _Call:
     """Return the call, or more where replicas must not go yet."""
     if kept > call.replicas:
         call = _Call(kept, Cause.KEPT_WARM, f"{call.why}, but it took {kept} less than {fleet.lead_seconds:,.0f} s ago")
@@ -312,7 +314,15 @@ def _held(policy: Policy, fleet: Fleet, look: Look, call: _Call, kept: int, memo
         return _Call(least, Cause.KEPT_WARM, f"{call.why}, but none goes before those serve")
     if look.queued_audio_seconds > _calm_audio_seconds(policy, fleet):
         return _Call(least, Cause.BACKLOG, f"{call.why}, but none goes before the queue is short")
+    needed = min(_without_gap(terms), fleet.size)
+    if call.replicas < needed:
+        return _Call(needed, Cause.BACKLOG, f"{call.why}, but with fewer than {needed} what waits would call for more again")
     return call
+
+
+def _without_gap(terms: Terms) -> int:
+    """Return the replicas that decode all that is due, were they there already."""
+    return math.ceil(min(terms.demand_audio_seconds / (YIELD * terms.throughput * terms.horizon_seconds), MOST_REPLICAS))
 
 
 def _bounded(policy: Policy, bounds: Bounds, call: _Call) -> tuple[int, Cause, str]:

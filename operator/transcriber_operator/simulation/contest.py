@@ -21,7 +21,7 @@ from transcriber_operator.simulation.world import Offer, World
 OWN: Final = "transcriber"
 MAX_REPLICAS: Final = 100
 # targetUtilizationPercent, targetWaitPercentile, headroomReplicas
-OWN_TUNINGS: Final = ((0.9, 80, 0), (0.9, 95, 0), (0.8, 95, 0), (0.7, 95, 0), (0.8, 95, 1))
+OWN_TUNINGS: Final = ((0.9, 80, 0), (0.9, 95, 0), (0.8, 95, 0), (0.7, 95, 0), (0.8, 99, 0), (0.8, 95, 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,11 +88,11 @@ def singles(own: Entrant, courses: Sequence[Outcomes]) -> list[Single]:
 
 
 def our_single(courses: Sequence[Outcomes]) -> Entrant:
-    """Return the configuration of ours that does best when it is kept on all courses."""
+    """Return the configuration of ours that is furthest within both bounds when it is kept on all courses."""
 
-    def standing(entrant: Entrant) -> tuple[float, float]:
+    def standing(entrant: Entrant) -> float:
         against = singles(entrant, courses)[0]
-        return max(against.most_fewer_misses_points, MORE_MISSES_POINTS), against.gpu_hours_ratio
+        return max(against.most_fewer_misses_points / MORE_MISSES_POINTS, against.gpu_hours_ratio / SINGLE_RATIO)
 
     return min(of_system(_everywhere(courses), OWN), key=standing)
 

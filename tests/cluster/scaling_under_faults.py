@@ -65,9 +65,8 @@ async def an_interruption_under_load_loses_no_file(stage: Stage) -> None:
         address, node = victim["status"]["podIP"], victim["spec"]["nodeName"]
         noticed_at = clock()
         taken = await own.spot.interrupt(own.claim_of(victim), NOTICE_SECONDS)
-        await own.objects.until("a replacement", lambda: own.first_seen("NodeClaim", noticed_at))
-        ordered_at = own.first_seen("NodeClaim", noticed_at)
-        assert ordered_at is not None
+        ordered_at = await own.objects.until("a replacement", lambda: own.first_seen("Pod", noticed_at))
+        claimed_at = await own.objects.until("a node for it", lambda: own.first_seen("NodeClaim", noticed_at))
         had_to_be_taken = await taken
         await own.feeder.finished()
         tries = [tried for call in own.feeder.calls for tried in call.tries]
@@ -79,6 +78,7 @@ async def an_interruption_under_load_loses_no_file(stage: Stage) -> None:
         finished_there = sum(tried.answer == HTTPStatus.OK for tried in there)
         stage.record(
             replacement_ordered_after_seconds=round(ordered_at - noticed_at, 1),
+            node_ordered_by_karpenter_after_seconds=round(claimed_at - noticed_at, 1),
             node_had_to_be_taken=had_to_be_taken,
             last_file_sent_to_it_after_seconds=round(last_sent_at - noticed_at, 1),
             finished_on_the_node=finished_there,

@@ -16,7 +16,7 @@ build = $(BUILDER) build --file $(2)/Dockerfile --build-arg BASE=$(3) --build-ar
 	--label org.opencontainers.image.version=$(VERSION) --tag $(IMAGE_PREFIX)transcriber-$(1):$(VERSION) .
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster cluster control-plane test thorough crash-safety lint crds format lock images image-operator image-serving lint-images clean
+.PHONY: help setup demo demo-cluster cluster control-plane test thorough crash-safety bench-scaling peers lint crds format lock images image-operator image-serving lint-images clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,13 @@ thorough: control-plane ## Run all of what `make test` runs a sample of: windows
 
 crash-safety: control-plane ## Kill the operator around its writes, CRASH_POINTS=12 of them or all (minutes to half an hour)
 	$(BIN)/python -m pytest tests/cluster/crash_harness.py tests/cluster/crash_safety.py
+
+bench-scaling: setup ## Simulate days of work under our scaling and five others (half an hour of one core)
+	$(BIN)/python -m benchmarks.scaling
+
+peers: control-plane ## Run the same trace under our operator, the real HPA controller and KEDA, built first (half an hour)
+	$(BIN)/python -m tests.rig.binaries keda-operator keda-adapter
+	$(BIN)/python -m benchmarks.peers_scaling
 
 lint: setup ## Format, style, types, layers
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from transcriber_operator.simulation.trace import TRACES, Trace, draw_trace, mul
 from transcriber_operator.simulation.world import World
 
 TUNING_SEEDS: Final = (1,)
-FIRST_FRESH_SEED: Final = 101
+FIRST_FRESH_SEED: Final = 301
 FINALISTS: Final = 2  # of each system and trace, and configurations to keep on all traces
 
 Report = Callable[[str], None]  # told before each run

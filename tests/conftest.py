@@ -9,8 +9,14 @@ from xdist.scheduler import LoadScopeScheduling
 
 from transcriber_repository.launch import LaunchError, Server, cache_dir, find_server
 
-# What most of the time computes, and what most of it waits, by the part of the node id; all else waits too.
-SCOPES: Final = {"tests/engine/": "compute", "tests/triton/": "compute", "tests/cluster/test_scaling": "scale"}
+# Processes of the tests, by the beginning of the node id: what computes most of the time, what waits for the operator, all else.
+SCOPES: Final = {
+    "tests/engine/": "compute",
+    "tests/triton/": "compute",
+    "tests/cluster/test_scaling": "rest",  # waits for nodes, minutes of it
+    "tests/api/": "operator",
+    "tests/cluster/": "operator",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,13 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class ByWork(LoadScopeScheduling):  # type: ignore[misc]
-    """Divides the tests among three processes: those that compute most of the time, those that wait for nodes, and all others.
+    """Divides the tests among three processes, of about the same length.
 
-    So the first have nearly all cores to themselves, and each control plane or server is started once.
+    Those that compute most of the time have nearly all cores to themselves, and each process starts a control plane or server once.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((scope for part, scope in SCOPES.items() if nodeid.startswith(part)), "wait")
+        return next((scope for part, scope in SCOPES.items() if nodeid.startswith(part)), "rest")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWork:

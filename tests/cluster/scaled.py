@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -156,15 +157,18 @@ class Scaled:
 
     def first_seen(self, kind: str, since: float) -> float | None:
         """When the first object of a kind was seen that was not there at a time; None if there was none since."""
+        first = self._first(kind, since)
+        return first.at if first else None
+
+    def first_created(self, kind: str, since: float) -> datetime | None:
+        """When that object was made, by the API server's clock, in whole seconds: a busy machine sees it later."""
+        first = self._first(kind, since)
+        return datetime.fromisoformat(first.manifest["metadata"]["creationTimestamp"]) if first else None
+
+    def _first(self, kind: str, since: float) -> Change | None:
         earlier = {change.uid for change in self._changes(kind) if change.at < since}
-        return next(
-            (
-                change.at
-                for change in self._changes(kind)
-                if change.uid not in earlier and (kind in PATHS or self._is_own(change.manifest))
-            ),
-            None,
-        )
+        new = (change for change in self._changes(kind) if change.uid not in earlier)
+        return next((change for change in new if kind in PATHS or self._is_own(change.manifest)), None)
 
     def most_nodes(self, since: float = 0.0) -> int:
         """The most Nodes that it had at one time."""

@@ -17,24 +17,28 @@ from tests.cluster.quick_pods import Parts
 from tests.cluster.scaled import make_namespace, prepare
 from tests.cluster.scaling_stage import Scenario, Stage
 from tests.rig.cluster import OperatorProcess
+from tests.thorough import THOROUGH
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 Record = Callable[[str, object], None]
-SCENARIOS: Final[tuple[Scenario, ...]] = (
+SAMPLE: Final[tuple[Scenario, ...]] = (
     by_work.a_burst_is_ordered_for_by_one_decision,
-    by_work.a_surge_waits_no_longer_than_the_target_once_its_nodes_are_there,
     by_work.short_files_add_no_node,
     by_work.idle_replicas_go_to_zero_and_a_schedule_brings_them_back,
-    by_work.kubectl_scale_decides_in_mode_external,
-    by_work.a_budget_holds_whatever_waits,
     under_faults.spot_that_is_out_is_stood_in_for_and_returned_to,
     under_faults.an_interruption_under_load_loses_no_file,
-    under_faults.a_node_that_goes_before_its_work_is_done_loses_no_file,
-    under_faults.a_floor_on_demand_serves_while_all_spot_nodes_are_taken_back,
     under_faults.an_operator_that_is_killed_while_it_scales_up_converges_and_its_node_pools_go_though_it_was_down,
     under_faults.figures_that_lie_change_nothing,
+)
+OTHERS: Final[tuple[Scenario, ...]] = (
+    by_work.a_surge_waits_no_longer_than_the_target_once_its_nodes_are_there,
+    by_work.kubectl_scale_decides_in_mode_external,
+    by_work.a_budget_holds_whatever_waits,
+    under_faults.a_node_that_goes_before_its_work_is_done_loses_no_file,
+    under_faults.a_floor_on_demand_serves_while_all_spot_nodes_are_taken_back,
     under_faults.nodes_that_drive_pods_away_stay_bounded,
 )
+SCENARIOS: Final = (*SAMPLE, *OTHERS) if THOROUGH else SAMPLE
 # Those whose operator is killed have one of their own.
 WITH_OWN_OPERATOR: Final = frozenset(
     {under_faults.an_operator_that_is_killed_while_it_scales_up_converges_and_its_node_pools_go_though_it_was_down}

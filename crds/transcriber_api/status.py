@@ -81,11 +81,6 @@ class PoolStatus(ApiModel):
     fallen_back_replicas: Replicas | None = Field(
         default=None, description="Replicas that it has in place of spot nodes that do not come.", examples=[1]
     )
-    whole_since: Timestamp | None = Field(
-        default=None,
-        description="Since when a Spot pool has every replica that it should have; on-demand is given back some time after.",
-        examples=["2026-01-31T12:00:00Z"],
-    )
 
 
 class ScalingStatus(ApiModel):

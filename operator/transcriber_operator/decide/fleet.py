@@ -3,15 +3,12 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from transcriber_operator.decide import pods
-from transcriber_operator.decide.autoscale import Fleet
+from transcriber_operator.decide.autoscale import SOONEST_SECONDS, Fleet
 from transcriber_operator.decide.live import Live, condition, is_ending, label, timestamp
 from transcriber_operator.decide.sources import Manifest
 from transcriber_operator.render import names
-
-LEAST_LEAD_SECONDS: Final = 5.0  # of a replica that is late already
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class PoolFleet:
         """
         starting = [replica for replica in self.replicas if not replica.is_ready and replica.lost_since is None]
         coming = sorted(starting, key=lambda replica: (replica.node is None, -replica.age_seconds))
-        leads = [max(lead_seconds - replica.age_seconds, LEAST_LEAD_SECONDS) for replica in coming]
+        leads = [max(lead_seconds - replica.age_seconds, SOONEST_SECONDS) for replica in coming]
         expected = max(self.desired - self.ready - self.at_risk - stood_in_for, 0)
         unmade = max(expected - len(leads), 0)
         return (*leads[:expected], *(lead_seconds for _ in range(unmade)))

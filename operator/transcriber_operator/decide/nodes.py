@@ -78,9 +78,7 @@ def price_of(claim: Manifest, spec: Spec, pool: Pool) -> float:
 
 def pool_price(spec: Spec, pool: Pool) -> float | None:
     """Return the price of one more node of a pool, US dollars per hour; None where it is not known, as of nodes from elsewhere."""
-    if spec.capacity.provisioner != "Karpenter":
-        return float(pool.price_per_hour) if pool.price_per_hour is not None else None
-    return gpus.pool_price_per_hour(pool, fit.candidates(spec, pool))
+    return gpus.pool_price_per_hour(pool, fit.candidates(spec, pool) if spec.capacity.provisioner == "Karpenter" else ())
 
 
 def arriving(claims: Iterable[Manifest], pool: str, occupied: Iterable[str]) -> int:
@@ -99,7 +97,7 @@ def spending(context: Context, claims: Iterable[Manifest], occupied: Mapping[str
     """Return what the nodes cost now, US dollars per hour; without Karpenter, by the nodes that each pool's replicas occupy."""
     pools = {pool.name: pool for pool in context.spec.capacity.pools}
     if context.spec.capacity.provisioner != "Karpenter":
-        return sum(occupied.get(name, 0) * float(pool.price_per_hour or 0) for name, pool in pools.items())
+        return sum(occupied.get(name, 0) * (pool_price(context.spec, pool) or 0.0) for name, pool in pools.items())
     ours = ((claim, pools.get(label(claim, names.POOL_LABEL) or "")) for claim in claims)
     return sum(price_of(claim, context.spec, pool) for claim, pool in ours if pool is not None)
 

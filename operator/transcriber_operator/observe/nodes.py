@@ -8,6 +8,7 @@ from typing import Any, Final
 from transcriber_operator.clock import Clock
 from transcriber_operator.cluster.kube import Kube
 from transcriber_operator.cluster.resources import EVENT, NODE_CLAIM, NODE_POOL, Resource, occasional_kinds
+from transcriber_operator.decide.nodes import is_about
 from transcriber_operator.decide.observed import Manifest, NodeEvent, Nodes
 from transcriber_operator.errors import ForbiddenError, KindMissingError, NotFoundError
 from transcriber_operator.observe.occasional import OccasionalChildren
@@ -82,7 +83,7 @@ class NodeReader:
             if self._clock.monotonic() >= self._events_until:
                 self._events = await self._read_events()
                 self._events_until = self._clock.monotonic() + SHARED_SECONDS
-        return tuple(event for event in self._events if event.name in pools or event.name.rpartition("-")[0] in pools)
+        return tuple(event for event in self._events if any(is_about(event, pool) for pool in pools))
 
     async def _read_events(self) -> tuple[NodeEvent, ...]:
         since = self._clock.now() - RECENT

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from transcriber_operator.decide.autoscale import Bounds, Fleet, Look, Policy, autoscale
+from transcriber_operator.decide.autoscale import SOONEST_SECONDS, Bounds, Fleet, Look, Policy, autoscale
 from transcriber_operator.decide.autoscale import Memory as AutoscaleMemory
 from transcriber_operator.decide.pools import FallbackRule, affordable, allot_with_fallback
 from transcriber_operator.decide.pools import Memory as PoolsMemory
@@ -11,7 +11,6 @@ from transcriber_operator.simulation.view import View, Wanted
 
 LOOK_SECONDS: Final = 5.0
 FALLBACK: Final = FallbackRule(after_seconds=60, return_after_seconds=600)  # defaults of the API
-LEAST_LEAD_SECONDS: Final = 5.0  # of a replica that takes longer than others did
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Own:
 
     def _fleet(self, view: View, state: Memory) -> Fleet:
         """Replicas without a node count as just ordered, unless on-demand ones stand in for them."""
-        started = tuple(max(view.lead_seconds - age, LEAST_LEAD_SECONDS) for age in view.starting_seconds)
+        started = tuple(max(view.lead_seconds - age, SOONEST_SECONDS) for age in view.starting_seconds)
         without_node = max(view.waiting - state.fallen_back, 0)
         return Fleet(
             ready=view.ready,

@@ -116,7 +116,6 @@ def _knative(least: Sequence[int]) -> Iterator[Entrant]:
 def _kubeai(least: Sequence[int]) -> Iterator[Entrant]:
     for target, window, minimum in product((3, 6), (60, 600), least):
         scaler = KubeAi(target, window, minimum, MAX_REPLICAS)
-        scaler = KubeAi(target, window, minimum, MAX_REPLICAS)
         yield Entrant("KubeAI", f"requests {target} window {window} min {minimum}", scaler)
 
 

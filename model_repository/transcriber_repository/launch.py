@@ -36,6 +36,9 @@ RESTRICTED: Final = "shared-memory,model-repository,model-config,statistics,trac
 PING_INTERVAL_MILLISECONDS: Final = 10_000
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 INTERPRETER_DIR: Final = "interpreter"
+# Encoder and decoder are processes of their own on the same cores: a thread that spins while it waits for work takes them from the
+# other. Where four processes shared two cores, passive waiting cut the processor time of a start to a quarter.
+THREADS_SLEEP: Final[Mapping[str, str]] = {"OMP_WAIT_POLICY": "PASSIVE"}
 # The wheel's interpreter is isolated: it ignores PYTHONPATH and PYTHONDONTWRITEBYTECODE, but takes the virtual environment of the
 # first python3 on PATH. It gets one that holds this alone; otherwise models would import from elsewhere, or leave a __pycache__.
 SITE_CUSTOMIZE: Final = """\
@@ -135,7 +138,7 @@ def command(
         if folders:
             inherited = [environment[name]] if environment.get(name) else []
             variables[name] = os.pathsep.join([*map(str, folders), *inherited])
-    return arguments, {**environment, **variables}
+    return arguments, {**THREADS_SLEEP, **environment, **variables}
 
 
 def _grpc_address(address: str) -> str:

@@ -76,6 +76,7 @@ class Operator:
             namespace=settings.operator_namespace,
             https_hosts=settings.https_hosts,
             scaling_url=settings.metrics_url,
+            metrics_namespaces=settings.metrics_namespaces,
         )
         self.reconciler = Reconciler(
             Gatherer(self.kube, self.progress, self.load, installation, self.clock),

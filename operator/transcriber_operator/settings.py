@@ -93,6 +93,10 @@ class Settings(BaseModel):
         default=50, ge=1, le=1000, description="Calls to the API server per second, over all resources; twice as many at once."
     )
     metrics_address: ServerAddress = Field(default=Address("0.0.0.0", 8080), description="Where /metrics is.")  # noqa: S104
+    metrics_namespaces: Annotated[tuple[Namespace, ...], BeforeValidator(_words)] = Field(
+        default=(),
+        description="Namespaces that may read the metrics of serving pods beside the operator's own, comma-separated: Prometheus'.",
+    )
     metrics_url: MetricsUrl | None = Field(
         default=None,
         description="URL under which KEDA reaches the server of /metrics, for mode Keda; unset: that mode is refused.",

@@ -22,6 +22,7 @@ class Installation(_Frozen):
     namespace: str  # the operator's own: its pods may reach the pods' metrics
     https_hosts: tuple[str, ...] = ()  # that https:// sources may name
     scaling_url: str | None = None  # where KEDA reaches the operator's metrics server
+    metrics_namespaces: tuple[str, ...] = ()  # that may read the metrics of serving pods, beside the operator's own
 
 
 class BuildProgress(_Frozen):

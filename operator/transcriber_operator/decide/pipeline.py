@@ -140,6 +140,7 @@ def _context(observed: Observed) -> Context:
         operator_namespace=installation.namespace,
         https_hosts=installation.https_hosts,
         scaling_url=installation.scaling_url,
+        metrics_namespaces=installation.metrics_namespaces,
     )
 
 

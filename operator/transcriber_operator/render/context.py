@@ -26,6 +26,7 @@ class Context:
     operator_namespace: str
     https_hosts: tuple[str, ...] = ()  # that an https:// source may name
     scaling_url: str | None = None  # of the operator, where KEDA asks for replicas; None: it cannot be reached
+    metrics_namespaces: tuple[str, ...] = ()  # that may read the metrics of serving pods, beside the operator's own
 
     @property
     def image(self) -> str:

@@ -17,12 +17,12 @@ POD_IDENTITY_PORT: Final = 80
 
 
 def serving_policy(context: Context) -> Manifest:
-    """Return the policy of the serving pods: gRPC from everywhere, figures for the operator, and no way out.
+    """Return the policy of the serving pods: gRPC from everywhere, figures for the operator and monitoring, and no way out.
 
     Pods that build their own repository have the builder's ways out.
     """
     ports = [pod.TRITON_METRICS_PORT, pod.EXPORTER_PORT, *([] if context.claim else [pod.POD_PROGRESS_PORT])]
-    ingress = [{"ports": [_tcp(pod.GRPC_PORT)]}, _from_operator(context, ports)]
+    ingress = [{"ports": [_tcp(pod.GRPC_PORT)]}, _from_operator(context, ports), *_from_monitoring(context)]
     return _policy(context, names.SERVING, ingress, [] if context.claim else _builder_egress(context))
 
 
@@ -59,8 +59,16 @@ def _builder_egress(context: Context) -> list[Manifest]:
 
 
 def _from_operator(context: Context, ports: list[int]) -> Manifest:
-    operator = {"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: context.operator_namespace}}}
-    return {"from": [operator], "ports": [_tcp(port) for port in ports]}
+    return {"from": [_namespace(context.operator_namespace)], "ports": [_tcp(port) for port in ports]}
+
+
+def _from_monitoring(context: Context) -> list[Manifest]:
+    peers = [_namespace(name) for name in context.metrics_namespaces]
+    return [{"from": peers, "ports": [_tcp(pod.TRITON_METRICS_PORT), _tcp(pod.EXPORTER_PORT)]}] if peers else []
+
+
+def _namespace(name: str) -> Manifest:
+    return {"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: name}}}
 
 
 def _tcp(port: int) -> Manifest:

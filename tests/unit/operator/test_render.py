@@ -263,6 +263,14 @@ def test_serving_pods_that_read_a_claim_have_no_way_out_and_grpc_is_open_to_all(
     ]
 
 
+def test_namespaces_of_monitoring_reach_the_metrics_of_serving_pods_and_nothing_else_of_them():
+    monitored = replace(context(claim_spec()), metrics_namespaces=("monitoring", "keda"))
+    [rule] = [rule for rule in serving_policy(monitored)["spec"]["ingress"] if len(rule.get("from", ())) == 2]
+    chosen = [peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in rule["from"]]
+    assert (chosen, [port["port"] for port in rule["ports"]]) == (["monitoring", "keda"], [8002, 8003])
+    assert build_policy(monitored) == build_policy(context(claim_spec()))
+
+
 def test_a_build_reaches_public_addresses_on_the_ports_of_its_sources_alone():
     site = {"uri": "https://models.example.com:8443/x", "files": [{"path": "model.safetensors", "sha256": SHA256}]}
     egress = build_policy(context(claim_spec(model={"target": site})))["spec"]["egress"]

@@ -22,6 +22,7 @@ def test_every_variable_is_read() -> None:
         | {
             "TRANSCRIBER_NAMESPACES": "speech, calls,",
             "TRANSCRIBER_HTTPS_HOSTS": "models.example",
+            "TRANSCRIBER_METRICS_NAMESPACES": "monitoring, keda",
             "TRANSCRIBER_LEASE_NAME": "other",
             "TRANSCRIBER_RESYNC_SECONDS": "60",
             "TRANSCRIBER_API_CALLS_PER_SECOND": "10",
@@ -39,6 +40,7 @@ def test_every_variable_is_read() -> None:
         operator_namespace="transcriber-system",
         namespaces=("speech", "calls"),
         https_hosts=("models.example",),
+        metrics_namespaces=("monitoring", "keda"),
         lease_name="other",
         resync_seconds=60,
         api_calls_per_second=10,

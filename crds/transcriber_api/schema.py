@@ -18,6 +18,7 @@ PLURAL: Final = "transcriberdeployments"
 SHORT_NAME: Final = "td"
 CATEGORY: Final = "transcriber"
 CRD_PATH: Final = Path("crds", f"{GROUP}_{PLURAL}.yaml")
+CHART_CRD_PATH: Final = Path("charts", "transcriber-operator", "files", CRD_PATH)  # Helm reads nothing outside of the chart
 REFERENCE_PATH: Final = Path("docs", "api.md")
 _READY: Final = '.status.conditions[?(@.type=="Ready")]'
 # name, type, JSON path, priority (1: only with `-o wide`)
@@ -169,7 +170,8 @@ def render_crd() -> str:
 def outputs(*, only_docs: bool = False) -> dict[Path, str]:
     """Return what is generated, by its path below the repository's root."""
     docs = {REFERENCE_PATH: render_reference(root_schema(), COLUMNS)}
-    return docs if only_docs else {CRD_PATH: render_crd(), **docs}
+    crds = {} if only_docs else dict.fromkeys((CRD_PATH, CHART_CRD_PATH), render_crd())
+    return {**crds, **docs}
 
 
 def main(arguments: list[str]) -> int:

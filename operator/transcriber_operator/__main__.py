@@ -140,6 +140,8 @@ class Operator:
         self.lease.guard(_end_for_want_of_lease)
         keeping = asyncio.create_task(self.lease.keep(), name="lease")
         sees_karpenter = await self._sees_karpenter()
+        if sees_karpenter:
+            await self.cleaner.sweep(self.settings.namespaces)
         appearing = asyncio.create_task(_never() if sees_karpenter else self._karpenter_appears(), name="karpenter")
         before = asyncio.all_tasks()
         roots = await self._start_watching(stop, sees_karpenter)

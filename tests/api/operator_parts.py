@@ -13,6 +13,8 @@ from typing import Any, Final
 import aiohttp
 import yaml
 
+from tests.chart.rendering import NAMESPACE
+from tests.rig.chart import operator_account
 from tests.rig.control_plane import ControlPlane
 from tests.rig.processes import free_ports
 
@@ -24,22 +26,12 @@ PROGRAM: Final = ("-m", "transcriber_operator")
 
 
 def grant(plane: ControlPlane, namespace: str, everywhere: bool = True) -> None:
-    """Give the operator's ServiceAccount of a namespace the least rights; not `everywhere`: in this namespace only."""
-    text = (ROOT / "tests" / "rig" / "rbac.yaml").read_text(encoding="utf-8").replace("transcriber-system", namespace)
-    documents = list(yaml.safe_load_all(text))
-    if not everywhere:
-        documents = [_in_namespace(document, namespace) for document in documents]
-    plane.apply(*documents)
-
-
-def _in_namespace(document: dict[str, Any], namespace: str) -> dict[str, Any]:
-    if not document["kind"].startswith("ClusterRole"):
-        return document
-    narrow = {**document, "kind": document["kind"].removeprefix("Cluster")}
-    narrow["metadata"] = {**document["metadata"], "namespace": namespace}
-    if "roleRef" in narrow:
-        narrow["roleRef"] = {**narrow["roleRef"], "kind": "Role"}
-    return narrow
+    """Give the operator's ServiceAccount of a namespace the chart's rights; not `everywhere`: in this namespace, none to nodes."""
+    if everywhere:
+        plane.apply(*operator_account(namespace))
+        return
+    plane.apply(*operator_account(namespace, watchNamespaces=[NAMESPACE], rbac={"karpenter": False}))
+    plane.expect_refusals(namespace, "list nodepools")  # it asks whether it may watch nodes, and whether any are its own
 
 
 def transcriber_deployment(namespace: str, name: str = "whisper", **spec: Any) -> dict[str, Any]:

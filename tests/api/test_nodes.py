@@ -172,6 +172,7 @@ async def test_the_operators_rights_are_enough_for_nodes_events_and_pods_and_no_
     control_plane: ControlPlane, namespace: str
 ) -> None:
     kubeconfig = await account(control_plane, namespace)
+    control_plane.expect_refusals(namespace, "list kwoknodeclasses", "list events")
     async with Kube(kubeconfig, Metrics()) as kube:
         with pytest.raises(KindMissingError):
             await kube.select(SCALED_OBJECT, namespace, "app=ours")
@@ -216,6 +217,7 @@ async def test_the_operators_rights_are_enough_for_nodes_events_and_pods_and_no_
 
 async def test_a_pod_is_marked_and_told_to_end_under_its_uid_and_never_made(control_plane: ControlPlane, namespace: str) -> None:
     kubeconfig = await account(control_plane, namespace)
+    control_plane.expect_refusals(namespace, "get pods")
     await asyncio.to_thread(control_plane.apply, transcriber_deployment(namespace))
     pod = {
         "apiVersion": "v1",

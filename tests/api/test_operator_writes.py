@@ -284,6 +284,7 @@ async def test_an_orphan_of_ours_is_taken_in_again(cluster: Cluster) -> None:
 
 
 async def test_what_the_operator_has_no_right_to_is_transient_and_named(cluster: Cluster) -> None:
+    cluster.plane.expect_refusals(cluster.namespace, "list secrets", "get leases")
     with pytest.raises(TransientError, match=r"403 .*cannot list resource \"secrets\""):
         await cluster.kube.select(Resource("v1", "Secret", "secrets"), cluster.namespace, "")
     with pytest.raises(TransientError, match=r"403 .*cannot get resource \"leases\""):

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from tests.cluster.crash_runs import Manifest, Step, Workload
-from tests.rig.cluster import IMAGE, RBAC, SERVICE_ACCOUNT, SYSTEM_NAMESPACE
+from tests.rig.chart import operator_account
+from tests.rig.cluster import IMAGE, SERVICE_ACCOUNT
 from tests.rig.control_plane import ControlPlane
 from tests.rig.processes import LOOPBACK, Program, free_ports
 
@@ -108,7 +107,7 @@ def operator(namespace: str, kubeconfig: Path) -> Program:
 
 def account(plane: ControlPlane, namespace: str, server: str) -> Path:
     """Make the operator's account with its least rights in a namespace; returns its kubeconfig for the API server at `server`."""
-    plane.apply(*yaml.safe_load_all(RBAC.read_text(encoding="utf-8").replace(SYSTEM_NAMESPACE, namespace)))
+    plane.apply(*operator_account(namespace))
     return plane.kubeconfig_for(namespace, SERVICE_ACCOUNT, server)
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import yaml
-
 from tests.rig.binaries import find_binaries
 from tests.rig.bridge_objects import bridge_namespace, make_claim
+from tests.rig.chart import operator_account
 from tests.rig.control_plane import ControlPlane
 from tests.rig.go_build import BuildError
 from tests.rig.kwok import fake_node
@@ -25,7 +24,6 @@ from tests.rig.pod_bridge import PodBridge
 from tests.rig.processes import LOOPBACK, Part, Program, Spawner, free_ports
 
 ROOT: Final = Path(__file__).parents[2]
-RBAC: Final = Path(__file__).with_name("rbac.yaml")
 SYSTEM_NAMESPACE: Final = "transcriber-system"
 SERVICE_ACCOUNT: Final = "transcriber-operator"
 START_SECONDS: Final = 60.0
@@ -124,9 +122,9 @@ class Cluster:
 
 
 def install_account(plane: ControlPlane) -> None:
-    """Create the operator's namespace, its ServiceAccount and the rights that it has anywhere."""
+    """Create the operator's namespace, its ServiceAccount and the rights that the chart gives it over all namespaces."""
     plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}})
-    plane.apply(*yaml.safe_load_all(RBAC.read_text(encoding="utf-8")))
+    plane.apply(*operator_account(SYSTEM_NAMESPACE))
 
 
 async def run(folder: Path) -> None:

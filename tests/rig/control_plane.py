@@ -6,7 +6,6 @@
 All methods block; in a coroutine call them with `asyncio.to_thread`. Every part dies with this process, however it ends.
 """
 
-import json
 import os
 import secrets
 import shutil
@@ -15,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 import yaml
 
-from tests.rig import karpenter, kwok, programs
+from tests.rig import audit, karpenter, kwok, programs
 from tests.rig.binaries import Binaries
 from tests.rig.certificates import Authority, certificate_user, service_account_key, write_kubeconfig
 from tests.rig.processes import Part, Program, Spawner, free_ports
@@ -53,7 +53,7 @@ class ControlPlane:
     def __init__(self, binaries: Binaries, options: Options | None = None) -> None:
         """Make keys and choose ports; nothing runs yet."""
         self.binaries = binaries
-        self.options = options or Options()
+        self.options = _audited(options or Options())
         self.context = f"{CONTEXT_PREFIX}{secrets.token_hex(4)}"
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.context}-"))
         self.keep_logs = False
@@ -62,7 +62,7 @@ class ControlPlane:
             self.folder,
             self.authority,
             service_account_key(self.folder / "service-accounts.key"),
-            self.authority.server("serving", programs.SERVER_NAMES, ("127.0.0.1", programs.SERVICE_ADDRESS)),
+            self.authority.server("serving", programs.SERVER_NAMES, programs.server_addresses(self.options)),
             dict(zip(PARTS, free_ports(len(PARTS)), strict=True)),
         )
         self.server = self.site.url("kube-apiserver")
@@ -72,6 +72,7 @@ class ControlPlane:
         self.tls.load_cert_chain(admin.certificate, admin.key)
         self._spawner = Spawner()
         self._parts: dict[str, Part] = {}
+        self._provoked: list[audit.Refusals] = []
 
     def __enter__(self) -> Self:
         try:
@@ -106,6 +107,7 @@ class ControlPlane:
         for part in [*clients, *(self._parts[name] for name in ("kube-apiserver", "etcd") if name in self._parts)]:
             part.stop(GIVEN_UP_SECONDS)
         self._spawner.close()
+        self._keep_audit()
         if self.keep_logs:
             kept = Path(tempfile.gettempdir()) / f"{self.context}-logs"
             shutil.copytree(self.folder, kept, ignore=lambda _, names: [name for name in names if not name.endswith(".log")])
@@ -191,7 +193,17 @@ class ControlPlane:
 
     def audit_events(self) -> list[dict[str, Any]]:
         """Return what the audit log has so far; needs `Options.audit_policy`."""
-        return [json.loads(line) for line in self.site.audit_log.read_text(encoding="utf-8").splitlines()]
+        return list(audit.read_log(self.site.audit_log))
+
+    def expect_refusals(self, namespace: str, *calls: str) -> None:
+        """Say that the account of an installation in a namespace is refused on purpose: calls such as `list secrets`; none: all."""
+        self._provoked.append(audit.Refusals(namespace, frozenset(calls)))
+
+    def _keep_audit(self) -> None:
+        """Write down what the accounts of our chart asked, for the report of the whole session."""
+        folder = os.environ.get(audit.AUDIT_VARIABLE)
+        if folder and self.options.audit_policy is not None:
+            audit.keep(audit.calls(audit.read_log(self.site.audit_log), self._provoked), Path(folder))
 
     def _write_kubeconfig(self, name: str, user: Mapping[str, str], server: str | None) -> Path:
         file = self.folder / f"{name.replace(':', '-')}-{secrets.token_hex(4)}.kubeconfig"
@@ -208,3 +220,10 @@ class ControlPlane:
             started.append(part)
         for part in started:
             part.await_ready(START_SECONDS)
+
+
+def _audited(options: Options) -> Options:
+    """Return options with an audit log where the session wants one."""
+    if options.audit_policy is not None or not os.environ.get(audit.AUDIT_VARIABLE):
+        return options
+    return replace(options, audit_policy=audit.POLICY)

@@ -10,7 +10,7 @@ from tests.rig.binaries import Binaries
 from tests.rig.certificates import Authority, KeyPair
 from tests.rig.processes import LOOPBACK, Program
 
-# Nothing routes there: pods reach the API server by the kubeconfig that they are given.
+# Without kube-proxy nothing routes there: pods reach the API server by the kubeconfig that they are given.
 SERVICE_RANGE: Final = "10.0.0.0/24"
 SERVICE_ADDRESS: Final = "10.0.0.1"
 ADVERTISED_ADDRESS: Final = "10.255.0.1"
@@ -22,7 +22,8 @@ SERVER_NAMES: Final = (
     "kubernetes.default.svc",
     "kubernetes.default.svc.cluster.local",
 )
-ADMISSION_PLUGINS: Final = ("NodeRestriction", "PodSecurity")  # beside those that are on by default
+# Beside those that are on by default; the last one is OpenShift's, and holds everywhere what holds there.
+ADMISSION_PLUGINS: Final = ("NodeRestriction", "PodSecurity", "OwnerReferencesPermissionEnforcement")
 ALWAYS_ALLOWED: Final = "--authorization-always-allow-paths=/healthz,/readyz,/livez,/metrics"
 # Who did what to which object, without bodies: enough to compare with the RBAC that a chart grants.
 AUDIT_METADATA: Final[Mapping[str, Any]] = {
@@ -38,11 +39,14 @@ class Options:
     """How a control plane differs from the usual one.
 
     `audit_policy` turns the audit log on. `pod_security` is the level that every namespace without a label of its own enforces.
+    `advertise_address` is an address of this machine for pods and kubelets: the API server then listens on all, and pods find it
+    as `kubernetes.default`.
     """
 
     admission_plugins: tuple[str, ...] = ()
     audit_policy: Mapping[str, Any] | None = None
     pod_security: str | None = None
+    advertise_address: str | None = None
     api_server_arguments: tuple[str, ...] = ()
     controller_manager_arguments: tuple[str, ...] = ()
 
@@ -65,6 +69,11 @@ class Site:
     def audit_log(self) -> Path:
         """The file of audit events, one in JSON per line."""
         return self.folder / "audit.log"
+
+
+def server_addresses(options: Options) -> tuple[str, ...]:
+    """Return the addresses under which parts and pods call the API server."""
+    return (LOOPBACK, SERVICE_ADDRESS, *([options.advertise_address] if options.advertise_address else []))
 
 
 def etcd(binaries: Binaries, site: Site) -> Program:
@@ -94,15 +103,13 @@ def api_server(binaries: Binaries, site: Site, options: Options) -> Program:
         f"--service-cluster-ip-range={SERVICE_RANGE}",
         "--allow-privileged=true",
         "--authorization-mode=Node,RBAC",
-        f"--bind-address={LOOPBACK}",
         f"--secure-port={site.ports['kube-apiserver']}",
         *_serving(site),
         f"--client-ca-file={site.authority.certificate}",
         f"--service-account-issuer={site.url('kube-apiserver', '/')}",
         f"--service-account-key-file={site.service_account_key}",
         f"--service-account-signing-key-file={site.service_account_key}",
-        "--endpoint-reconciler-type=none",
-        f"--advertise-address={ADVERTISED_ADDRESS}",
+        *_reached(site, options),
         f"--cert-dir={site.folder}",
         *_aggregation(site),
         f"--enable-admission-plugins={','.join([*ADMISSION_PLUGINS, *options.admission_plugins])}",
@@ -156,6 +163,21 @@ def scheduler(binaries: Binaries, site: Site, kubeconfig: Path) -> Program:
         ),
         site.url("kube-scheduler", "/readyz"),
     )
+
+
+def _reached(site: Site, options: Options) -> list[str]:
+    """Return where the API server listens and what it tells pods; for kubelets also who it is when it asks them for logs."""
+    if options.advertise_address is None:
+        return [f"--bind-address={LOOPBACK}", "--endpoint-reconciler-type=none", f"--advertise-address={ADVERTISED_ADDRESS}"]
+    pair = site.authority.client("kube-apiserver-kubelet-client", ["system:masters"])
+    return [
+        "--bind-address=0.0.0.0",
+        "--endpoint-reconciler-type=lease",
+        f"--advertise-address={options.advertise_address}",
+        "--kubelet-preferred-address-types=InternalIP",
+        f"--kubelet-client-certificate={pair.certificate}",
+        f"--kubelet-client-key={pair.key}",
+    ]
 
 
 def _aggregation(site: Site) -> list[str]:

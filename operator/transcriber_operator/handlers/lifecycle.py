@@ -19,8 +19,7 @@ from transcriber_operator.handlers.health import Health
 from transcriber_operator.handlers.reconcile import Reconciler
 from transcriber_operator.handlers.storage import NoDiffBase, NoProgress
 from transcriber_operator.handlers.wakes import Wakes
-from transcriber_operator.observe.occasional import MANAGED_BY_LABEL, OURS
-from transcriber_operator.render.names import DEPLOYMENT_LABEL, MANAGED_BY, NAMESPACE_LABEL
+from transcriber_operator.render.names import DEPLOYMENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL, NAMESPACE_LABEL, OURS
 from transcriber_operator.settings import Settings
 
 FINALIZER: Final = f"{GROUP}/operator"

@@ -9,9 +9,9 @@ from transcriber_operator.decide.observed import Installation, Manifest, Nodes, 
 from transcriber_operator.errors import NotFoundError
 from transcriber_operator.observe.load import LoadReader
 from transcriber_operator.observe.nodes import NodeReader
-from transcriber_operator.observe.occasional import OURS, OccasionalChildren
+from transcriber_operator.observe.occasional import OccasionalChildren
 from transcriber_operator.observe.progress import ProgressReader
-from transcriber_operator.render.names import DEPLOYMENT_LABEL
+from transcriber_operator.render.names import DEPLOYMENT_LABEL, OURS
 
 
 class Gatherer:

@@ -8,10 +8,8 @@ from transcriber_operator.cluster.resources import OCCASIONAL_CHILDREN, Resource
 from transcriber_operator.decide.observed import Manifest
 from transcriber_operator.errors import ForbiddenError, KindMissingError
 from transcriber_operator.observe.reminders import Reminders
-from transcriber_operator.render.names import DEPLOYMENT_LABEL, MANAGED_BY, NAMESPACE_LABEL
+from transcriber_operator.render.names import DEPLOYMENT_LABEL, NAMESPACE_LABEL, OURS
 
-MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
-OURS: Final = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
 AWAY_SECONDS: Final = 60.0  # until a kind that the cluster does not have, or keeps from us, is asked for again
 
 

@@ -7,6 +7,8 @@ from transcriber_api.v1alpha1 import API_VERSION, GROUP, KIND
 from transcriber_operator.render.context import Context, Manifest, sha256_of
 
 MANAGED_BY: Final = "transcriber-operator"
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+OURS: Final = f"{MANAGED_BY_LABEL}={MANAGED_BY}"  # selects what the operator made
 DEPLOYMENT_LABEL: Final = f"{GROUP}/deployment"
 NAMESPACE_LABEL: Final = f"{GROUP}/namespace"  # of a cluster-scoped child, and of its nodes
 OWNER_UID_LABEL: Final = f"{GROUP}/owner-uid"  # of a cluster-scoped child: it can have no owner with a namespace
@@ -70,7 +72,7 @@ def labels(context: Context, component: str, pool: str | None = None) -> dict[st
         "app.kubernetes.io/instance": context.name,
         COMPONENT_LABEL: component,
         "app.kubernetes.io/part-of": MANAGED_BY,
-        "app.kubernetes.io/managed-by": MANAGED_BY,
+        MANAGED_BY_LABEL: MANAGED_BY,
         DEPLOYMENT_LABEL: context.name,
         **({POOL_LABEL: pool} if pool else {}),
     }

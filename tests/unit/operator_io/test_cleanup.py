@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.unit.operator_io.parts import FakeClock, resource
-from transcriber_operator.cluster.resources import NODE_POOL, Resource
+from transcriber_operator.cluster.resources import NODE_POOL, TRANSCRIBER_DEPLOYMENT, Resource
 from transcriber_operator.errors import (
     ConflictError,
     ForbiddenError,
@@ -14,7 +14,7 @@ from transcriber_operator.errors import (
     NotFoundError,
     TransientError,
 )
-from transcriber_operator.execute.cleanup import Cleaner
+from transcriber_operator.execute.cleanup import Cleaner, left_behind
 
 BAN = ForbiddenError("403 nodepools is forbidden")
 ON_KARPENTER = resource(spec={"capacity": {"provisioner": "Karpenter"}})
@@ -144,3 +144,53 @@ async def test_one_that_may_not_write_any_more_stops() -> None:
     store.delete_failures = [LeaseLostError("lost")]
     with pytest.raises(LeaseLostError):
         await clean_up(store)
+
+
+def pool_of(uid: str, namespace: str = "speech", **metadata: Any) -> dict[str, Any]:
+    labels = {"serving.transcriber.dev/owner-uid": uid, "serving.transcriber.dev/namespace": namespace}
+    return {"metadata": {"name": f"pool-of-{uid}", "uid": f"uid-of-{uid}", "labels": labels, **metadata}}
+
+
+@pytest.mark.parametrize(
+    ("pool", "served", "goes"),
+    [
+        pytest.param(pool_of("gone"), (), True, id="of a resource that is gone"),
+        pytest.param(pool_of("here"), (), False, id="of one that is there"),
+        pytest.param(pool_of("gone"), ("speech",), True, id="of a served namespace"),
+        pytest.param(pool_of("gone"), ("other",), False, id="of a namespace that another operator serves"),
+        pytest.param(pool_of("gone", deletionTimestamp="2026-01-01T00:00:00Z"), (), False, id="already on its way out"),
+    ],
+)
+def test_node_pools_are_left_behind_where_their_resource_is_gone(pool: dict[str, Any], served: tuple[str, ...], goes: bool) -> None:
+    assert left_behind([pool], [{"metadata": {"uid": "here"}}], served) == ([pool] if goes else [])
+
+
+class Cluster(Store):
+    """Has resources too, and takes the time to say which."""
+
+    async def select(self, kind: Resource, namespace: str | None, selector: str | None = None) -> list[dict[str, Any]]:
+        if kind == TRANSCRIBER_DEPLOYMENT:
+            assert self.lists == 1, "an owner that is made after its pools were listed must be on the list"
+            return [{"metadata": {"uid": "here"}}] if namespace in (None, "speech") else []
+        self.lists += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return [pool_of("gone"), pool_of("here")]
+
+    async def delete(self, _kind: Resource, _namespace: str | None, name: str, uid: str) -> None:
+        self.deleted.append((name, uid))
+
+
+@pytest.mark.parametrize("served", [(), ("speech",), ("speech", "more")])
+async def test_a_start_sweeps_up_what_went_unseen(served: tuple[str, ...]) -> None:
+    cluster = Cluster()
+    await Cleaner(cluster, "operator-1", FakeClock()).sweep(served)  # type: ignore[arg-type]
+    assert cluster.deleted == [("pool-of-gone", "uid-of-gone")]
+
+
+@pytest.mark.parametrize("failure", [BAN, KindMissingError("no kind"), TransientError("away"), ConflictError("changed")])
+async def test_a_sweep_that_fails_does_not_keep_the_operator_from_its_work(failure: Exception) -> None:
+    cluster = Cluster()
+    cluster.failures = [failure]
+    await Cleaner(cluster, "operator-1", FakeClock()).sweep(())  # type: ignore[arg-type]
+    assert cluster.deleted == []

@@ -7,9 +7,11 @@ import typer
 
 from transcriber_cli import repository
 from transcriber_cli.console import write_result
+from transcriber_cli.doctor.command import doctor_command
 from transcriber_cli.explain import explain_command
 from transcriber_cli.serve import serve_command
 from transcriber_cli.simulate import simulate_command
+from transcriber_cli.status.command import status_command
 from transcriber_cli.transcribe import transcribe_command
 
 app = typer.Typer(
@@ -43,6 +45,8 @@ def transcriber(
 
 app.command("serve")(serve_command)
 app.command("transcribe")(transcribe_command)
+app.command("status")(status_command)
+app.command("doctor")(doctor_command)
 app.command("explain")(explain_command)
 app.command("simulate")(simulate_command)
 app.add_typer(repository.app, name="repository")

@@ -1,9 +1,11 @@
 """How the commands speak: results on stdout, everything else on stderr, expected errors in a line or two and no traceback."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import typer
 from rich.console import Console
@@ -24,11 +26,14 @@ from transcriber_repository.progress import LogLines, Reporter
 from transcriber_repository.progress import Progress as BuildProgress
 
 INTERRUPTED_EXIT_CODE = 130
+PIPE_COLUMNS = 10_000
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class CommandError(Exception):
     """A failure that is expected; the message says what to do about it."""
+
+    exit_code: ClassVar[int] = 1
 
 
 def say(message: str) -> None:
@@ -44,12 +49,12 @@ def show_error(message: str) -> None:
 
 @contextmanager
 def expected_errors() -> Iterator[None]:
-    """Turn expected errors into a line or two and exit code 1; Ctrl-C into exit code 130."""
+    """Turn expected errors into a line or two and exit code 1, or the error's own; Ctrl-C into exit code 130."""
     try:
         yield
     except (CommandError, SpecError, RepositoryError) as error:
         show_error(str(error))
-        raise typer.Exit(1) from None
+        raise typer.Exit(error.exit_code if isinstance(error, CommandError) else 1) from None
     except KeyboardInterrupt:
         say("interrupted")
         raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
@@ -121,6 +126,12 @@ def parse_volumes(values: list[str]) -> dict[str, Path]:
             raise typer.BadParameter(f"{folder} is not a folder", param_hint="--volume")
         volumes[claim] = Path(folder).absolute()
     return volumes
+
+
+def stdout_console() -> Console:
+    """Return a console for results that fits lines to a terminal, and leaves them whole for a pipe or file."""
+    columns = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_COLUMNS
+    return Console(highlight=False, width=columns)
 
 
 def write_result(text: str) -> None:

@@ -23,7 +23,9 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["transcribe"], ["repository", "build"], ["repository", "show"]])
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["transcribe"], ["doctor"], ["status"], ["repository", "build"], ["repository", "show"]]
+)
 def test_help_teaches_with_an_example(command: list[str]) -> None:
     status, text = run(*command, "--help")
     assert status == 0

@@ -29,8 +29,9 @@ from transcriber_operator.decide.rollout import Serving, serving_state
 from transcriber_operator.decide.scaling import Scaling, decide_scaling
 from transcriber_operator.decide.scaling_report import figures, wanted_of
 from transcriber_operator.decide.serving import decide_serving
+from transcriber_operator.decide.sources import Nodes
 from transcriber_operator.decide.status import previous_status, refused_status, status_of
-from transcriber_operator.render import fit
+from transcriber_operator.render import fit, node_pool
 from transcriber_operator.render.children import children, foundations
 from transcriber_operator.render.context import Context
 
@@ -77,7 +78,7 @@ def _reconcile(context: Context, observed: Observed, live: Live, now: datetime) 
     prunes = (*repository.prunes, *decide_prunes(live, asked, repository.retained_keys, plan.staying_pools))
     missing = tuple(Apply(manifest=manifest) for manifest in foundations(context) if needs_apply(manifest, live))
     marks = deletion_costs(context, scaling.seen.fleets, plan.kept, observed.loads)
-    applies = (*missing, *repository.applies, *marks, *plan.applies)
+    applies = _possible((*missing, *repository.applies, *marks, *plan.applies), observed.nodes)
     pod_deletes = pod_deletes_of(context, scaling.seen.fleets, now)
     details = (
         *repository.details,
@@ -106,6 +107,11 @@ def _reconcile(context: Context, observed: Observed, live: Live, now: datetime) 
         details=details,
         **_news(previous, status),
     )
+
+
+def _possible(applies: tuple[Apply, ...], nodes: Nodes) -> tuple[Apply, ...]:
+    """Leave NodePools out where the cluster has no such kind: CapacityAvailable tells that, and all else can be written."""
+    return tuple(each for each in applies if nodes.is_installed is not False or each.manifest["kind"] != node_pool.KIND)
 
 
 def _refuse(resource: Manifest, live: Live, problem: Problem, now: datetime) -> Decision:

@@ -295,6 +295,14 @@ def test_what_keeps_all_nodes_from_coming_is_named(nodes: Nodes, reason: str, wo
     assert words in cluster.condition("CapacityAvailable")["message"]
 
 
+def test_without_karpenter_everything_but_its_node_pools_is_written():
+    cluster = karpenter_cluster(ON_DEMAND)
+    cluster.nodes = Nodes(is_installed=False)
+    written = {apply.manifest["kind"] for _ in range(3) for apply in pass_over(cluster).apply}
+    assert "Job" in written
+    assert "NodePool" not in written
+
+
 def test_a_model_that_fits_no_gpu_of_a_pool_is_refused_with_the_arithmetic():
     cluster = karpenter_cluster(ON_DEMAND | {"gpus": ["t4"]}, runtime={"slots": 512})
     cluster.spec["model"]["target"] = {**cluster.spec["model"]["target"], "uri": "hf://openai/whisper-large-v3"}

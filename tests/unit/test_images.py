@@ -17,10 +17,12 @@ from transcriber_operator.render import pod
 from transcriber_operator.render.build import build_job
 from transcriber_operator.render.serving import deployment
 from transcriber_operator.settings import Settings
+from transcriber_repository.launch import IMAGE_ROOT, WHEEL
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 OPERATOR, SERVING = "operator/Dockerfile", "model_repository/Dockerfile"
+CPU_BASE, CPU_BASE_LOCK = "model_repository/cpu-base/Dockerfile", "model_repository/cpu-base/requirements.lock"
 EXTRAS = {OPERATOR: ("operator",), SERVING: ("engine", "repository", "exporter")}
 BUILD_LOCK = "requirements-build.lock"
 LOCKS = {OPERATOR: "operator/requirements.lock", SERVING: "model_repository/requirements.lock"}
@@ -261,7 +263,7 @@ def test_what_builds_the_wheel_is_locked():
     assert all(own.values())
 
 
-@pytest.mark.parametrize("lock", [*LOCKS.values(), BUILD_LOCK])
+@pytest.mark.parametrize("lock", [*LOCKS.values(), BUILD_LOCK, CPU_BASE_LOCK])
 def test_a_lock_names_no_index_and_no_address(lock: str):
     assert not re.search(r"://|--(extra-)?index-url|--find-links", (ROOT / lock).read_text())
 
@@ -281,6 +283,31 @@ def test_the_image_says_what_it_is_and_under_which_licence(image: str):
     labels = dict(word.split("=", 1) for each in named(stages(image)[-1], "LABEL") for word in each.words)
     assert labels["org.opencontainers.image.licenses"] == PROJECT["project"]["license"]
     assert labels["org.opencontainers.image.title"] == {OPERATOR: "transcriber-operator", SERVING: "transcriber-serving"}[image]
+
+
+def test_the_base_for_cpu_has_triton_where_the_launcher_looks_first():
+    final = stages(CPU_BASE)[-1]
+    [copy] = named(final, "COPY")
+    assert (copy.options, copy.words) == ({"--from": "server"}, [str(IMAGE_ROOT), str(IMAGE_ROOT)])
+    assert environment(final)["LD_LIBRARY_PATH"] == str(IMAGE_ROOT / "lib")
+    assert not [each for each in final if each.name in ("RUN", "ADD", "USER", "ENTRYPOINT", "CMD")]
+
+
+def test_the_base_for_cpu_is_built_of_a_base_that_is_asked_for_and_of_the_server_alone():
+    head, *built = stages(CPU_BASE)
+    assert [each.text for each in head] == ["BASE", "BUILD_BASE=${BASE}"]
+    assert [stage[0].words[0] for stage in built] == ["${BUILD_BASE}", "${BASE}"]
+    [install] = [each.text for each in named(built[0], "RUN") if " install " in each.text]
+    assert "--require-hashes --only-binary :all: --no-deps" in " ".join(install.split())
+    assert copied(CPU_BASE) == [CPU_BASE_LOCK]
+    assert is_sent(CPU_BASE_LOCK)
+    assert not HOST.search((ROOT / CPU_BASE).read_text())
+
+
+def test_the_base_for_cpu_has_the_server_that_is_tested_here():
+    whole, own = pins("requirements.lock"), pins(CPU_BASE_LOCK)
+    assert names(CPU_BASE_LOCK) == {WHEEL}
+    assert {pin: hashes for pin, hashes in own.items() if whole.get(pin) != hashes} == {}, "copy the lines of requirements.lock"
 
 
 def test_the_page_on_images_names_no_registry():

@@ -34,6 +34,9 @@ WHEEL: Final = "nvidia-pytriton"
 LOOPBACK: Final = "127.0.0.1"
 RESTRICTED: Final = "shared-memory,model-repository,model-config,statistics,trace,logging"
 PING_INTERVAL_MILLISECONDS: Final = 10_000
+# A client keeps its connection, and would call a pod that drains until that ends. Asked now and then to connect anew, it looks again
+# where to; calls on their way are finished on the old connection.
+CONNECTION_AGE_MILLISECONDS: Final = 20_000
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 INTERPRETER_DIR: Final = "interpreter"
 # Encoder and decoder are processes of their own on the same cores: a thread that spins while it waits for work takes them from the
@@ -123,6 +126,7 @@ def command(
         # A long file is one call without data for minutes: let clients ping meanwhile.
         f"--grpc-http2-min-recv-ping-interval-without-data={PING_INTERVAL_MILLISECONDS}",
         "--grpc-keepalive-permit-without-calls=1",
+        f"--grpc-max-connection-age={CONNECTION_AGE_MILLISECONDS}",
         *_http_arguments(listen, words),
         f"--metrics-address={_metrics_address(listen.address)}",
         f"--metrics-port={listen.metrics_port}",

@@ -1,6 +1,7 @@
 """The launcher, `transcriber serve` and `transcriber transcribe` around a real Triton whose models echo."""
 
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -12,8 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 import tritonclient.grpc as triton_client
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.conftest import unavailable
@@ -302,3 +305,17 @@ def test_a_damaged_repository_is_not_served(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "models/log_mel/config.pbtxt: has sha256" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_client_is_soon_asked_to_connect_anew_and_is_served_as_before(echo: Serving):
+    states: queue.Queue[grpc.ChannelConnectivity] = queue.Queue()
+    with grpc.insecure_channel(echo.endpoint) as channel:
+        channel.subscribe(states.put, try_to_connect=True)
+        while states.get(timeout=END_SECONDS) is not grpc.ChannelConnectivity.READY:
+            pass
+        connected_at = time.monotonic()
+        while states.get(timeout=END_SECONDS) is grpc.ChannelConnectivity.READY:
+            pass
+        assert 10 < time.monotonic() - connected_at < 30
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=END_SECONDS).live

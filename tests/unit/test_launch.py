@@ -82,6 +82,10 @@ def test_command_restricts_what_administers_the_server(flag: str, protocol: str)
     assert key == "transcriber-key=key"
 
 
+def test_command_has_clients_connect_anew_well_within_the_time_that_a_spot_node_gives_to_drain() -> None:
+    assert int(flags(Listen())["--grpc-max-connection-age"]) <= 30_000
+
+
 def test_random_secrets_differ_from_each_other_and_between_starts() -> None:
     first, second = Secrets.random(), Secrets.random()
     assert len({first.api_key, first.shm_prefix, second.api_key, second.shm_prefix}) == 4

@@ -34,8 +34,8 @@ WHEEL: Final = "nvidia-pytriton"
 LOOPBACK: Final = "127.0.0.1"
 RESTRICTED: Final = "shared-memory,model-repository,model-config,statistics,trace,logging"
 PING_INTERVAL_MILLISECONDS: Final = 10_000
-# A client keeps its connection, and would call a pod that drains until that ends. Asked now and then to connect anew, it looks again
-# where to; calls on their way are finished on the old connection.
+# A client keeps its connection, and would call a pod that drains until that ends. Asked now and then to connect anew, it looks
+# again where to; calls on their way are finished on the old connection.
 CONNECTION_AGE_MILLISECONDS: Final = 20_000
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 INTERPRETER_DIR: Final = "interpreter"

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from tests.rig.go_build import BuildError, Say, build, find_go, module_folder
-from tests.rig.recipes import PEERS, RECIPES, Recipe
+from tests.rig.recipes import NODE, PEERS, RECIPES, Recipe
 from transcriber_repository.launch import cache_dir
 
 ASSETS_VARIABLE: Final = "KUBEBUILDER_ASSETS"
 FROM_ASSETS: Final = frozenset({"etcd", "kube-apiserver", "kubectl"})
-KNOWN: Final = (*RECIPES, *PEERS)
+BY_NAME: Final = (*PEERS, *NODE)  # no part of the control plane
+KNOWN: Final = (*RECIPES, *BY_NAME)
 LOCK_FILE: Final = ".lock"
 BUILD_CACHE: Final = ".go-build"
 MEBIBYTE: Final = 1 << 20
@@ -56,8 +57,8 @@ def find_binaries(environment: Mapping[str, str], recipes: Iterable[Recipe] = RE
     places = {recipe.name: place(recipe, environment) for recipe in recipes}
     missing = [name for name, executable in places.items() if not executable.is_file()]
     if missing:
-        peers = " ".join(recipe.name for recipe in PEERS if recipe.name in missing)
-        how = f"python -m tests.rig.binaries {peers}" if peers else "make control-plane"
+        asked_for = " ".join(recipe.name for recipe in BY_NAME if recipe.name in missing)
+        how = f"python -m tests.rig.binaries {asked_for}" if asked_for else "make control-plane"
         raise BuildError(f"{', '.join(missing)}: not built on this machine; run `{how}` (needs Go, takes minutes, once)")
     return Binaries(places)
 

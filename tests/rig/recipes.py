@@ -117,6 +117,8 @@ KEDA: Final = Module(
 )
 HELM: Final = Module("helm.sh/helm/v3", "v3.21.4")
 PROMETHEUS: Final = Module("github.com/prometheus/prometheus", "v0.316.0")
+CONTAINERD: Final = Module("github.com/containerd/containerd/v2", "v2.2.0", is_wrapped=True)
+COREDNS: Final = Module("github.com/coredns/coredns", "v1.12.4")
 
 KWOK_STAGES: Final = (
     "node/fast/node-initialize.yaml",
@@ -161,4 +163,17 @@ RECIPES: Final = (
 PEERS: Final = (
     Recipe("keda-operator", KEDA, f"{KEDA.path}/cmd/operator", assets=KEDA_CRDS),
     Recipe("keda-adapter", KEDA, f"{KEDA.path}/cmd/adapter"),
+)
+# What makes this machine a node that runs containers (tests/rig/real_node.py); built by name too.
+NODE: Final = (
+    *(
+        Recipe(name, KUBERNETES, f"k8s.io/kubernetes/cmd/{name}", _kubernetes_stamps(KUBERNETES_VERSION))
+        for name in ("kubelet", "kube-proxy")
+    ),
+    # The tags leave out snapshotters that want headers of C libraries.
+    *(
+        Recipe(name, CONTAINERD, f"{CONTAINERD.path}/cmd/{name}", tags=("no_btrfs", "no_devmapper"))
+        for name in ("containerd", "containerd-shim-runc-v2", "ctr")
+    ),
+    Recipe("coredns", COREDNS, COREDNS.path),
 )

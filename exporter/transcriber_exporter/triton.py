@@ -1,6 +1,7 @@
 """Talks to the Triton of this pod: the canary's call over gRPC, and a look at its metrics."""
 
 import asyncio
+import json
 import time
 from typing import Final
 
@@ -14,8 +15,20 @@ from transcriber_exporter.load import Scrape, parse
 
 CONNECT_SECONDS: Final = 5.0
 SCRAPE_TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
+# Once more where the connection went just as the call was sent: Triton has every connection made anew now and then.
+RETRY: Final = {
+    "maxAttempts": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+    "initialBackoff": "0.1s",
+    "maxBackoff": "0.1s",
+    "backoffMultiplier": 1,
+}
 # A connection of its own per canary: what a new client would meet, with no state of an earlier Triton.
-CHANNEL_OPTIONS: Final = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+CHANNEL_OPTIONS: Final = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": RETRY}]})),
+)
 QUEUE_IS_FULL: Final = "[RESOURCE_EXHAUSTED]"  # how the models end the message of a refusal that a retry may cure
 
 

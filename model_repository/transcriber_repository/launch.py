@@ -69,7 +69,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Listen:
-    """Where Triton listens: `address`, IPv4 or IPv6, is that of gRPC and metrics.
+    """Where Triton listens: `address`, IPv4 or IPv6, is that of metrics, and of gRPC unless `grpc_address` says otherwise.
 
     HTTP is off unless it has a port, and stays on loopback whatever `address` says: nothing outside the machine needs it.
     """
@@ -78,6 +78,7 @@ class Listen:
     http_port: int | None = None
     metrics_port: int = 8002
     address: str = LOOPBACK
+    grpc_address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def command(
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--exit-on-error=true",
-        f"--grpc-address={_grpc_address(listen.address)}",
+        f"--grpc-address={_grpc_address(listen.grpc_address or listen.address)}",
         f"--grpc-port={listen.grpc_port}",
         f"--grpc-restricted-protocol={RESTRICTED}:transcriber-key={words.api_key}",
         # A long file is one call without data for minutes: let clients ping meanwhile.
@@ -279,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LaunchError as error:
         _say(str(error))
         return 1
-    listen = Listen(options.grpc_port, options.http_port, options.metrics_port, options.address)
+    listen = Listen(options.grpc_port, options.http_port, options.metrics_port, options.address, options.grpc_address)
     python_path = import_path(sys.path, Path.cwd())
     argv, environment = command(
         server, repository_dir, listen, Secrets.random(), os.environ, python_path, log_verbose=options.log_verbose
@@ -319,6 +320,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--address", type=_address, default=listen.address, help="of gRPC and metrics, IPv4 or IPv6; default %(default)s"
     )
+    parser.add_argument("--grpc-address", type=_address, help="of gRPC alone; 0.0.0.0: all of the machine's; default: --address")
     parser.add_argument("--log-verbose", type=int, default=0, metavar="LEVEL", help="Triton's log level; default %(default)s")
     parser.add_argument("--stop-with", type=int, metavar="PID", help="stop when the parent process, PID, dies")
     return parser

@@ -15,7 +15,6 @@ from transcriber_exporter.canary import words
 
 CALLER: Final = "caller"
 PROGRAM: Final = Path(__file__).with_name("caller.py")
-RELAY: Final = Path(__file__).with_name("relay.py")
 RECORDING: Final = ROOT / "tests" / "audio" / "en-quick-brown-fox.flac"
 FOLDER: Final = "/files"  # in which a pod has the programs and the recording
 WORDS: Final = words("The quick brown fox jumps over the lazy dog.")
@@ -69,16 +68,6 @@ def transcript(site: Site, namespace: str, service: str, image: str) -> Call:
         return caller.calls()[0]
 
 
-@contextmanager
-def reached(site: Site, namespace: str, service: str, image: str) -> Iterator[str]:
-    """Yield an address of this machine that leads to a Service, by way of a pod that may call it."""
-    with _pod(site, namespace, "relay", image, RELAY.name, _host(namespace, service), str(PORT)):
-        said = "a relay that listens"
-        until(said, lambda: "relaying" in site.kubectl("logs", "relay", f"--namespace={namespace}"), FIRST_SECONDS)
-        with site.forwarded(namespace, "pod/relay", PORT) as endpoint:
-            yield endpoint
-
-
 def failed(calls: list[Call]) -> list[Call]:
     """Return the calls that nobody answered."""
     return [call for call in calls if call.text is None]
@@ -112,7 +101,7 @@ def _files(namespace: str) -> Manifest:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": CALLER, "namespace": namespace},
-        "data": {program.name: program.read_text(encoding="utf-8") for program in (PROGRAM, RELAY)},
+        "data": {PROGRAM.name: PROGRAM.read_text(encoding="utf-8")},
         "binaryData": {RECORDING.name: base64.b64encode(RECORDING.read_bytes()).decode()},
     }
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.e2e.calls import RECORDING, WORDS, calling, failed, figures, reached, restricted, transcript, user
+from tests.e2e.calls import PORT, RECORDING, WORDS, calling, failed, figures, restricted, transcript, user
 from tests.e2e.release import NAME, NAMESPACE, READY_SECONDS, RELEASE, SYSTEM, Release
 from tests.e2e.site import Manifest, Site, SiteError, condition, until
 from tests.rig.cluster import ROOT
@@ -85,7 +85,7 @@ def test_a_call_by_the_name_of_the_service_returns_the_known_words(site: Site, s
 
 def verified(site: Site, served: Release) -> str:
     """Transcribe as a person does and have every token compared with the target's alone."""
-    with reached(site, NAMESPACE, NAME, served.serving_image) as endpoint:
+    with site.forwarded(NAMESPACE, f"service/{NAME}", PORT) as endpoint:
         argv = [sys.executable, "-m", "transcriber_cli", "transcribe", str(RECORDING), "--endpoint", endpoint, "--verify"]
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import yaml
-
 Manifest = dict[str, Any]
 T = TypeVar("T")
 SAFE_PREFIXES: Final = ("kind-", "transcriber-test-")
@@ -54,7 +52,7 @@ class Site:
 
     def apply(self, *documents: Mapping[str, Any]) -> None:
         """Create or change objects (server-side apply)."""
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", document=yaml.safe_dump_all(documents))
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", document="\n".join(map(json.dumps, documents)))
 
     def get(self, kind: str, name: str, namespace: str) -> Manifest:
         """Return an object; raises SiteError."""

@@ -178,7 +178,7 @@ class Container:
             **around.settings.environment,
             **{name: rewrite(value, mounts) for name, value in own.items()},
         }
-        argv = arguments(self.spec, {**around.settings.environment, **own}, mounts, around.settings.programs)
+        argv = arguments(self.spec, {**around.settings.environment, **own}, mounts, around.settings.programs, around.address)
         return Command(around.settings.replaced(around.pod, argv), environment, self._working_folder(mounts, folder / "home"))
 
     def _working_folder(self, mounts: Sequence[Mount], default: Path) -> Path:

@@ -23,6 +23,7 @@ FIELDS: Final = frozenset(
     }
 )
 KINDS_BY_FIELD: Final = {"configMapKeyRef": "ConfigMap", "secretKeyRef": "Secret"}
+EVERY_ADDRESS: Final = "0.0.0.0"
 KINDS_BY_SOURCE: Final = {"configMapRef": "ConfigMap", "secretRef": "Secret"}
 
 
@@ -99,13 +100,16 @@ def variables(pod: Manifest, container: Manifest, objects: Mapping[Reference, Ma
 
 
 def arguments(
-    container: Manifest, known: Mapping[str, str], mounts: Sequence[Mount], programs: Mapping[str, str]
+    container: Manifest, known: Mapping[str, str], mounts: Sequence[Mount], programs: Mapping[str, str], address: str
 ) -> tuple[str, ...]:
-    """Return the argv of a container; raises ConfigError if it leaves the command to its image."""
+    """Return the argv of a container; raises ConfigError if it leaves the command to its image.
+
+    A process has no network namespace either: what would listen on all addresses of the pod listens on `address`, its own.
+    """
     if not container.get("command"):
         raise ConfigError(f"containers[{container['name']}].command: the bridge has no images; say what to run")
     words = [rewrite(expand(word, known), mounts) for word in [*container["command"], *container.get("args", [])]]
-    return resolved(words, programs)
+    return resolved([address if word == EVERY_ADDRESS else word for word in words], programs)
 
 
 def resolved(argv: Sequence[str], programs: Mapping[str, str]) -> tuple[str, ...]:

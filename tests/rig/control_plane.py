@@ -6,6 +6,7 @@
 All methods block; in a coroutine call them with `asyncio.to_thread`. Every part dies with this process, however it ends.
 """
 
+import json
 import os
 import secrets
 import shutil
@@ -165,7 +166,7 @@ class ControlPlane:
 
     def apply(self, *documents: Mapping[str, Any]) -> None:
         """Create or change objects (server-side apply)."""
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", document=yaml.safe_dump_all(documents))
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", document="\n".join(map(json.dumps, documents)))
 
     def apply_crds(self, *files: Path) -> None:
         """Create CustomResourceDefinitions, one a file, and wait until the API server serves them."""

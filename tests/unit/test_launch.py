@@ -82,6 +82,11 @@ def test_command_restricts_what_administers_the_server(flag: str, protocol: str)
     assert key == "transcriber-key=key"
 
 
+def test_grpc_may_listen_elsewhere_than_metrics() -> None:
+    given = flags(Listen(address="10.1.2.3", grpc_address="0.0.0.0"))
+    assert (given["--grpc-address"], given["--metrics-address"]) == ("0.0.0.0", "10.1.2.3")
+
+
 def test_command_has_clients_connect_anew_well_within_the_time_that_a_spot_node_gives_to_drain() -> None:
     assert int(flags(Listen())["--grpc-max-connection-age"]) <= 30_000
 

@@ -13,6 +13,7 @@ TRITON: Final = "triton"
 EXPORTER: Final = "exporter"
 STARTUP_PERIOD_SECONDS: Final = 5
 DEADLINE_SLACK_SECONDS: Final = 60  # for a node's image pull, on top of what a replica may load
+EVERY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - of both families, as gRPC reads it; `kubectl port-forward` comes by loopback
 STOP_SECONDS: Final = 15  # of the grace period, left to Triton once the pod is drained
 SPOT_GRACE_SECONDS: Final = 110  # of the 120 that a spot node is given
 
@@ -84,7 +85,8 @@ def _template(context: Context, pool: Pool, digest: str | None) -> Manifest:
 def _triton(context: Context, digest: str | None) -> Manifest:
     runtime = context.spec.runtime
     where = ["--repository", f"{pod.REPOSITORIES_DIR}/{digest}"] if digest else ["--root", pod.REPOSITORIES_DIR]
-    listen = ["--address", "$(POD_IP)", "--grpc-port", str(pod.GRPC_PORT), "--metrics-port", str(pod.TRITON_METRICS_PORT)]
+    addresses = ["--address", "$(POD_IP)", "--grpc-address", EVERY_ADDRESS]
+    listen = [*addresses, "--grpc-port", str(pod.GRPC_PORT), "--metrics-port", str(pod.TRITON_METRICS_PORT)]
     return pod.container(
         TRITON,
         context.image,

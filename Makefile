@@ -58,7 +58,7 @@ test: setup ## Run every test that this machine can run
 	$(BIN)/python -m pytest --numprocesses=3
 
 thorough: control-plane ## Run all of what `make test` runs a sample of: windows of speech, files, faults, resources (an hour)
-	THOROUGH=1 $(BIN)/python -m pytest tests/engine/test_exactness.py tests/engine/test_whisper_base.py tests/engine/test_onnx_export.py tests/triton/test_whisper.py \
+	THOROUGH=1 $(BIN)/python -m pytest tests/engine/test_exactness.py tests/engine/test_whisper_base.py tests/engine/test_word_error_rate.py tests/engine/test_onnx_export.py tests/triton/test_whisper.py \
 		tests/cluster/test_children.py tests/cluster/test_many_resources.py tests/cluster/test_watch_faults.py \
 		tests/cluster/test_scaling.py tests/cluster/scaling_real.py tests/triton/test_exporter.py \
 		--junitxml=thorough.xml

@@ -28,6 +28,7 @@ LAST_LINES: Final = 12
 LINE_CHARACTERS: Final = 400
 POLL_SECONDS: Final = 0.2  # Triton announces nothing: it is asked
 ASK_SECONDS: Final = 2.0
+LISTEN_SECONDS: Final = 1.0
 REQUESTS: Final = re.compile(r"^transcriber_requests_in_progress\{.*\} (\S+)$", re.MULTILINE)
 
 
@@ -62,8 +63,13 @@ class Triton:
         return self._child.poll()
 
     def wait(self) -> int:
-        """Wait for its end and return the status."""
-        return self._child.wait()
+        """Wait for its end and return the status.
+
+        It looks up now and then: Python would hear a signal that comes just before an endless wait only when that has ended.
+        """
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return self._child.wait(LISTEN_SECONDS)
 
     def stop(self) -> None:
         """Have it end as soon as no request is at hand; returns at once."""

@@ -16,6 +16,7 @@ from transcriber_repository.launch import LaunchError, Server, cache_dir, find_s
 # Parts of the tests that run side by side, by the beginning of the node id.
 SCOPES: Final = {
     "tests/engine/": "engine",
+    "tests/triton/test_exporter": "exporter",
     "tests/triton/": "triton",
     "tests/cluster/test_scaling": "rest",  # waits for nodes, minutes of it
     "tests/api/": "operator",
@@ -23,6 +24,7 @@ SCOPES: Final = {
 }
 # Threads of torch that spin while they wait take the cores from the other processes; read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+TAKEN_LATE: Final = ("tests/triton/test_exporter", "tests/engine/")
 AUDIT: Final = pytest.StashKey[Report]()
 
 
@@ -73,8 +75,8 @@ class ByWork(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the tests of the engine to the process that is done first: they wait for nothing and fill what cores there are."""
-    items.sort(key=lambda item: item.nodeid.startswith("tests/engine/"))
+    """Leave some parts to the processes that are done first, so that all end at about the same time."""
+    items.sort(key=lambda item: item.nodeid.startswith(TAKEN_LATE))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWork:

@@ -1,6 +1,6 @@
 """Word error rate next to faster-whisper: the figures are right, and ours is not the worse.
 
-On one English recording by default, the longest; `make thorough` takes all.
+On the short English recordings by default; `make thorough` takes the long one too.
 """
 
 import json
@@ -35,13 +35,12 @@ with warnings.catch_warnings():
 
 @pytest.mark.timeout(600)
 def test_on_the_english_recordings_ours_makes_no_more_errors_than_faster_whisper(whisper_base: Path, weights_dir: Path) -> None:
-    english = [
-        recording for recording in measured_recordings() if recording.language == "en" and (THOROUGH or recording.path == READING)
-    ]
+    english = [recording for recording in measured_recordings() if recording.language == "en"]
+    english = [recording for recording in english if THOROUGH or recording.path != READING]
     measurement = measure(whisper_base, weights_dir, english)
-    assert measurement.total(OURS).words >= 130
+    assert measurement.total(OURS).words >= (130 if THOROUGH else 10)
     assert measurement.worse_by_points <= BOUND_POINTS, markdown(measurement)
-    assert measurement.speculation.accepted_tokens > 50  # the draft took part
+    assert measurement.speculation.accepted_tokens > (50 if THOROUGH else 5)  # the draft took part
 
 
 @pytest.mark.parametrize(

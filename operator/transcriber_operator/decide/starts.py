@@ -40,7 +40,9 @@ def starts(pods: Sequence[Manifest], claims: Sequence[Manifest], now_seconds: fl
 def _start(pod: Manifest, pool: str, created: datetime, claim: Manifest | None, now: datetime) -> Start:
     ready = _since(pod, "Ready") if is_ready(pod) else None
     ordered = (timestamp(claim["metadata"].get("creationTimestamp")) if claim else None) or created
-    is_node_new = ordered >= created - CLOCKS_APART if claim else None
+    is_node_new = _was_awaited(created, ordered, claim) if claim else None
+    # A node that was on its way already, for a pod that this one replaces: its own order tells how long one takes.
+    began = ordered if is_node_new else created
     return Start(
         pod=pod["metadata"]["name"],
         uid=pod["metadata"].get("uid") or pod["metadata"]["name"],
@@ -48,9 +50,15 @@ def _start(pod: Manifest, pool: str, created: datetime, claim: Manifest | None, 
         stages=tuple(_durations(created, (*_node_ends(created, claim), *_pod_ends(pod)))),
         is_over=ready is not None,
         seconds=max(((ready or now) - created).total_seconds(), 0.0),
-        lead_seconds=(ready - max(ordered, created)).total_seconds() if ready is not None and not _has_restarted(pod) else None,
+        lead_seconds=(ready - began).total_seconds() if ready is not None and not _has_restarted(pod) else None,
         is_node_new=is_node_new,
     )
+
+
+def _was_awaited(created: datetime, ordered: datetime, claim: Manifest) -> bool:
+    """Whether a node was ordered no earlier than its pod was made, or was not ready for it then."""
+    initialized = _since(claim, "Initialized")
+    return ordered >= created - CLOCKS_APART or initialized is None or initialized > created
 
 
 def _durations(created: datetime, ends: Sequence[tuple[Stage, datetime | None]]) -> Iterator[tuple[Stage, float]]:

@@ -103,11 +103,11 @@ def test_a_node_that_was_there_takes_no_part_in_the_start():
     assert start.is_node_new is False
 
 
-def test_a_node_that_was_on_its_way_counts_for_what_was_waited_and_is_not_new():
+def test_a_node_that_was_on_its_way_counts_for_what_was_waited_and_its_lead_time_from_its_order():
     start = read(pod(), claim(created=-40, launched=-35, registered=30, initialized=95))
     assert start.stages[0] == (Stage.NODE_REGISTRATION, 30)
-    assert sum(seconds for _, seconds in start.stages) == start.seconds
-    assert start.is_node_new is False
+    assert sum(seconds for _, seconds in start.stages) == start.seconds == 240
+    assert (start.is_node_new, start.lead_seconds) == (True, 280)
 
 
 def test_without_karpenter_scheduling_begins_at_creation_and_the_node_s_age_is_not_known():

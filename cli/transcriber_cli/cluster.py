@@ -29,6 +29,7 @@ CANNOT_LOOK_EXIT_CODE: Final = 2
 CALL_SECONDS: Final = (5.0, 20.0)  # to connect, and between two bytes of an answer
 PAGE_ITEMS: Final = 500
 CALLS_AT_ONCE: Final = 16
+NODE: Final = Resource("v1", "Node", "nodes", is_namespaced=False)
 JSON: Final = "application/json"
 TABLE: Final = "application/json;as=Table;g=meta.k8s.io;v=v1"
 
@@ -174,6 +175,12 @@ class Cluster:
                 f"{self.address} (context {self.context}) does not answer: {_cause(error)}; "
                 "check the network, and the server in the kubeconfig"
             ) from None
+
+
+def refuse_both(namespace: str | None, all_namespaces: bool) -> None:
+    """Raise typer.BadParameter where one namespace and all are asked for."""
+    if namespace is not None and all_namespaces:
+        raise typer.BadParameter("give either --namespace or --all-namespaces")
 
 
 @contextmanager

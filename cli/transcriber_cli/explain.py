@@ -24,6 +24,7 @@ from transcriber_operator.decide.decision import Decision
 from transcriber_operator.decide.observed import Manifest, Observed
 from transcriber_operator.decide.pipeline import decide
 from transcriber_operator.decide.scaling_memory import Decided
+from transcriber_operator.decide.starts import claim_stage
 
 ANSWER_SECONDS: Final = 10.0
 ADDRESS: Final = "127.0.0.1:8082"
@@ -171,10 +172,8 @@ def _state(manifest: Manifest, status: Manifest) -> str:
             node = (manifest.get("spec") or {}).get("nodeName")
             return f"{status.get('phase', 'Unknown')}{', ready' if ready else ''}{f' on {node}' if node else ''}{ending}"
         case "NodeClaim":
-            stages = [entry["type"] for entry in status.get("conditions") or () if entry["status"] == "True"]
-            stage = next((stage for stage in ("Initialized", "Registered", "Launched") if stage in stages), "ordered")
             node = status.get("nodeName")
-            return f"{stage.lower()}{f', node {node}' if node else ''}{ending}"
+            return f"{claim_stage(manifest).lower()}{f', node {node}' if node else ''}{ending}"
         case _:
             return f"exists{ending}"
 

@@ -142,10 +142,10 @@ async def run(options: argparse.Namespace) -> bool:
         resources = [found for namespace in options.served_namespace or (None,) for found in await api.resources(namespace)]
         holder = await await_operator(api, options.namespace, options.lease)
         say(f"operator {holder} is at work")
-        findings = []
+        addresses, findings = dict(options.at), []
         for resource in resources:
             full_name = "{namespace}/{name}".format_map(resource["metadata"])
-            findings.append(await try_out(resource, dict(options.at).get(full_name), session))
+            findings.append(await try_out(resource, addresses.get(full_name), session))
             say(str(findings[-1]))
     if not any(finding.passed for finding in findings):
         say(f"no TranscriberDeployment was tried; {NEXT}")

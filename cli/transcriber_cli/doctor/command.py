@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from rich.text import Text
 
-from transcriber_cli.cluster import AllNamespaces, Kubeconfig, KubeContext, Namespace, open_cluster
+from transcriber_cli.cluster import AllNamespaces, Kubeconfig, KubeContext, Namespace, open_cluster, refuse_both
 from transcriber_cli.console import expected_errors, stdout_console, waiting, write_result
 from transcriber_cli.doctor.checks import examine
 from transcriber_cli.doctor.findings import Finding, Severity
@@ -55,12 +55,6 @@ def doctor_command(
                 console.print(line, soft_wrap=True)
         if any(finding.severity is Severity.PROBLEM for finding in found):
             raise typer.Exit(1)
-
-
-def refuse_both(namespace: str | None, all_namespaces: bool) -> None:
-    """Raise typer.BadParameter where one namespace and all are asked for."""
-    if namespace is not None and all_namespaces:
-        raise typer.BadParameter("give either --namespace or --all-namespaces")
 
 
 def as_document(context: str, address: str, version: str, found: Sequence[Finding]) -> dict[str, Any]:

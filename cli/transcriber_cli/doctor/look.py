@@ -6,12 +6,11 @@ from typing import Any, Final, TypeVar
 
 from transcriber_api.schema import PLURAL
 from transcriber_api.v1alpha1 import GROUP, VERSION
-from transcriber_cli.cluster import Cluster, Server, Unread, Why, at_once
+from transcriber_cli.cluster import NODE, Cluster, Server, Unread, Why, at_once
 from transcriber_cli.doctor.asked import Asked, NodeClass, node_classes
-from transcriber_cli.doctor.rights import REVIEWS_PATH, Account, Right, review, rights
+from transcriber_cli.doctor.rights import KARPENTER, REVIEWS_PATH, Account, Right, review, rights
 from transcriber_cli.doctor.seen import (
     EXTERNAL_METRICS,
-    KARPENTER,
     NOT_ASKED,
     PROMETHEUS,
     Answers,
@@ -23,13 +22,11 @@ from transcriber_cli.doctor.seen import (
     served_namespaces,
     setting,
 )
-from transcriber_operator.cluster.resources import LEASE, NODE_POOL, TRANSCRIBER_DEPLOYMENT, Resource
+from transcriber_operator.cluster.resources import DEPLOYMENT, LEASE, NODE_POOL, TRANSCRIBER_DEPLOYMENT, Resource
 from transcriber_operator.decide.observed import Manifest
 
 DEFINITION: Final = Resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
-DEPLOYMENT: Final = Resource("apps/v1", "Deployment", "deployments")
 DAEMON_SET: Final = Resource("apps/v1", "DaemonSet", "daemonsets")
-NODE: Final = Resource("v1", "Node", "nodes", False)
 NAMESPACE: Final = Resource("v1", "Namespace", "namespaces", False)
 CLAIM: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 ACCOUNT: Final = Resource("v1", "ServiceAccount", "serviceaccounts")
@@ -132,7 +129,8 @@ def _rights(cluster: Cluster, server: Server, operator: Manifest | None, namespa
     first = _review(cluster, account, wanted[0])
     if isinstance(first, Unread):
         return first
-    answers = dict(zip(wanted, at_once(*(partial(_review, cluster, account, right) for right in wanted)), strict=True))
+    others = at_once(*(partial(_review, cluster, account, right) for right in wanted[1:]))
+    answers = dict(zip(wanted, (first, *others), strict=True))
     failed = next((answer for answer in answers.values() if isinstance(answer, Unread)), None)
     return failed or Answers(account, len(wanted), tuple(right for right, answer in answers.items() if not answer))
 

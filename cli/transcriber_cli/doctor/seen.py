@@ -15,10 +15,8 @@ from transcriber_operator.settings import Settings, variable
 Many = tuple[Manifest, ...] | Unread
 One = Manifest | Unread
 NOT_ASKED: Final = Unread(Why.ABSENT, "not asked for")
-KARPENTER: Final = "karpenter.sh"
 EKS_AUTO_MODE: Final = "eks.amazonaws.com"
 PROMETHEUS: Final = "monitoring.coreos.com"
-KEDA: Final = "keda.sh"
 CHART: Final = "charts/transcriber-operator"
 RELEASE_LABEL: Final = "app.kubernetes.io/instance"
 EXTERNAL_METRICS: Final = "external.metrics.k8s.io"

@@ -8,9 +8,8 @@ from typing import Annotated, Final, Literal
 import typer
 from rich.live import Live
 
-from transcriber_cli.cluster import AllNamespaces, CannotLookError, Kubeconfig, KubeContext, Namespace, open_cluster
+from transcriber_cli.cluster import AllNamespaces, CannotLookError, Kubeconfig, KubeContext, Namespace, open_cluster, refuse_both
 from transcriber_cli.console import expected_errors, say, stdout_console, waiting, write_result
-from transcriber_cli.doctor.command import refuse_both
 from transcriber_cli.status.drawing import drawing
 from transcriber_cli.status.look import Seen, look
 from transcriber_cli.status.view import StatusView, status_view

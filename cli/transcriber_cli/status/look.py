@@ -7,16 +7,13 @@ from functools import partial
 from typing import Final
 
 from transcriber_api.v1alpha1 import GROUP, KIND, VERSION
-from transcriber_cli.cluster import CannotLookError, Cluster, Unread, Why, at_once
+from transcriber_cli.cluster import NODE, CannotLookError, Cluster, Unread, Why, at_once
 from transcriber_cli.console import CommandError
-from transcriber_operator.cluster.resources import EVENT, NODE_CLAIM, POD, TRANSCRIBER_DEPLOYMENT, Resource
+from transcriber_operator.cluster.resources import DEPLOYMENT, EVENT, JOB, NODE_CLAIM, POD, TRANSCRIBER_DEPLOYMENT
 from transcriber_operator.decide.nodes import node_of
 from transcriber_operator.decide.observed import Manifest
 from transcriber_operator.render.names import DEPLOYMENT_LABEL
 
-DEPLOYMENT: Final = Resource("apps/v1", "Deployment", "deployments")
-JOB: Final = Resource("batch/v1", "Job", "jobs")
-NODE: Final = Resource("v1", "Node", "nodes", False)
 EVENTS_OF_RESOURCES: Final = f"regarding.kind={KIND}"
 Found = tuple[Manifest, ...]
 

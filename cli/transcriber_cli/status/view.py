@@ -15,7 +15,7 @@ from transcriber_operator.decide.coldstart import Stage, Start
 from transcriber_operator.decide.live import condition, count, has_condition, is_ending, label, timestamp
 from transcriber_operator.decide.nodes import node_of
 from transcriber_operator.decide.observed import Manifest
-from transcriber_operator.decide.starts import NODE_STAGES, starts
+from transcriber_operator.decide.starts import claim_stage, starts
 from transcriber_operator.render import build, names
 from transcriber_operator.render.gpus import INSTANCE_TYPE_LABEL
 from transcriber_operator.render.node_pool import CAPACITY_TYPE_LABEL, ZONE_LABEL
@@ -273,7 +273,7 @@ def _node(node: Manifest | None, claim: Manifest | None, name: str | None = None
     return NodeView(
         name=name or (node["metadata"]["name"] if node else node_of(claim) if claim else None),
         claim=claim["metadata"]["name"] if claim else None,
-        stage=_claim_stage(claim) if claim else None,
+        stage=claim_stage(claim) if claim else None,
         instance_type=_first_label(known, (INSTANCE_TYPE_LABEL,)),
         gpu=_first_label(known, GPU_LABELS),
         zone=_first_label(known, (ZONE_LABEL,)),
@@ -282,10 +282,6 @@ def _node(node: Manifest | None, claim: Manifest | None, name: str | None = None
         interrupted_since=timestamp(claim["metadata"].get("deletionTimestamp")) if claim else None,
         is_disrupted=any(taint.get("key") == DISRUPTED_TAINT for taint in taints),
     )
-
-
-def _claim_stage(claim: Manifest) -> str:
-    return next((type_ for type_ in reversed(NODE_STAGES.values()) if has_condition(claim, type_)), "Ordered")
 
 
 def _first_label(manifests: Iterable[Manifest], wanted: Iterable[str]) -> str | None:
@@ -299,11 +295,10 @@ def _builds(seen: Seen, resource: Manifest) -> Iterator[BuildView]:
         if has_condition(job, "Complete"):
             continue
         failed = condition(job, "Failed") or {}
-        is_failed = failed.get("status") == "True"
         pods = (pod for pod in _owned(seen.pods, resource) if label(pod, "batch.kubernetes.io/job-name") == job["metadata"]["name"])
         yield BuildView(
             job=job["metadata"]["name"],
-            state="Failed" if is_failed else "Running" if count(job, "active") else "Waiting",
+            state="Failed" if has_condition(job, "Failed") else "Running" if count(job, "active") else "Waiting",
             progress=built.get("message") or failed.get("message", ""),
             pods=tuple(_pod(seen, pod, (), None) for pod in pods),
         )

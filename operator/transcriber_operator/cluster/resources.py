@@ -37,11 +37,13 @@ NODE_POOL: Final = Resource("karpenter.sh/v1", "NodePool", "nodepools", is_names
 NODE_CLAIM: Final = Resource("karpenter.sh/v1", "NodeClaim", "nodeclaims", is_namespaced=False)
 AUTOSCALER: Final = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 SCALED_OBJECT: Final = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+DEPLOYMENT: Final = Resource("apps/v1", "Deployment", "deployments")
+JOB: Final = Resource("batch/v1", "Job", "jobs")
 CHILDREN: Final = (  # kinds that every resource has, or may have
     Resource("v1", "ConfigMap", "configmaps"),
     Resource("v1", "Service", "services"),
-    Resource("batch/v1", "Job", "jobs"),
-    Resource("apps/v1", "Deployment", "deployments"),
+    JOB,
+    DEPLOYMENT,
     Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
 )

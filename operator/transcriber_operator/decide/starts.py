@@ -20,6 +20,11 @@ NODE_STAGES: Final = {
 CLOCKS_APART: Final = timedelta(seconds=2)  # times of the API server and of Karpenter, both in whole seconds
 
 
+def claim_stage(claim: Manifest) -> str:
+    """Return how far a NodeClaim is: Ordered, Launched, Registered or Initialized."""
+    return next((type_ for type_ in reversed(NODE_STAGES.values()) if has_condition(claim, type_)), "Ordered")
+
+
 def starts(pods: Sequence[Manifest], claims: Sequence[Manifest], now_seconds: float) -> tuple[Start, ...]:
     """Read the starts of serving pods from their conditions and container statuses, and from the NodeClaims of their nodes.
 

@@ -9,6 +9,7 @@ from transcriber_operator.clock import Clock
 from transcriber_operator.cluster.kube import Kube
 from transcriber_operator.cluster.resources import NODE_POOL, TRANSCRIBER_DEPLOYMENT, occasional_kinds
 from transcriber_operator.decide.decision import Announcement
+from transcriber_operator.decide.live import is_ending, label
 from transcriber_operator.decide.observed import Manifest
 from transcriber_operator.errors import ConflictError, ForbiddenError, KindMissingError, OperatorError, TransientError
 from transcriber_operator.execute.executor import event, subject_of
@@ -80,7 +81,7 @@ class Cleaner:
     async def _delete_all(self, resource: Manifest) -> int:
         """Delete what is there; returns how many there were."""
         found = await self._kube.select(NODE_POOL, None, f"{OWNER_UID_LABEL}={resource['metadata']['uid']}")
-        staying = [pool["metadata"] for pool in found if "deletionTimestamp" not in pool["metadata"]]
+        staying = [pool["metadata"] for pool in found if not is_ending(pool)]
         for metadata in staying:
             await self._kube.delete(NODE_POOL, None, metadata["name"], metadata["uid"])
             logger.info("NodePool %s deleted", metadata["name"], extra=subject_of(resource))
@@ -106,7 +107,7 @@ def left_behind(pools: Iterable[Manifest], resources: Iterable[Manifest], served
     return [
         pool
         for pool in pools
-        if "deletionTimestamp" not in pool["metadata"]
+        if not is_ending(pool)
         and pool["metadata"]["labels"][OWNER_UID_LABEL] not in owners
-        and (not served or pool["metadata"]["labels"].get(NAMESPACE_LABEL) in served)
+        and (not served or label(pool, NAMESPACE_LABEL) in served)
     ]

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transcriber_operator.decide.live import is_ending, label
 from transcriber_operator.decide.observed import Manifest
+from transcriber_operator.decide.pods import is_over
 from transcriber_operator.render.names import NAMESPACE_LABEL, OWNER_UID_LABEL
-
-ENDED_PHASES = frozenset({"Succeeded", "Failed"})
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,6 @@ class Target:
     deletes_resources: bool = False
 
 
-def is_going(resource: Manifest) -> bool:
-    """Whether an object was deleted, and perhaps waits for a finalizer."""
-    return "deletionTimestamp" in resource["metadata"]
-
-
 def holds(resource: Manifest, finalizer: str) -> bool:
     """Whether an object waits for the bearer of a finalizer before it goes."""
     return finalizer in (resource["metadata"].get("finalizers") or ())
@@ -44,7 +39,7 @@ def without(resource: Manifest, finalizer: str) -> dict[str, Any]:
 
 def running(pods: Iterable[Manifest]) -> list[str]:
     """Return the names of the pods that may still write: all but those that have ended."""
-    return [pod["metadata"]["name"] for pod in pods if (pod.get("status") or {}).get("phase") not in ENDED_PHASES]
+    return [pod["metadata"]["name"] for pod in pods if not is_over(pod)]
 
 
 def doomed_node_pools(pools: Iterable[Manifest], resources: Sequence[Manifest], target: Target) -> list[Manifest]:
@@ -52,11 +47,11 @@ def doomed_node_pools(pools: Iterable[Manifest], resources: Sequence[Manifest], 
 
     Those of resources that go, and where all resources go, also those that earlier ones left behind. The rest serve on.
     """
-    owners = {resource["metadata"]["uid"] for resource in resources if is_going(resource)}
-    return [pool for pool in pools if not is_going(pool) and _is_doomed(pool["metadata"].get("labels") or {}, owners, target)]
+    owners = {resource["metadata"]["uid"] for resource in resources if is_ending(resource)}
+    return [pool for pool in pools if not is_ending(pool) and _is_doomed(pool, owners, target)]
 
 
-def _is_doomed(labels: Manifest, owners: set[str], target: Target) -> bool:
-    if labels.get(OWNER_UID_LABEL) in owners:
+def _is_doomed(pool: Manifest, owners: set[str], target: Target) -> bool:
+    if label(pool, OWNER_UID_LABEL) in owners:
         return True
-    return target.deletes_resources and (not target.served or labels.get(NAMESPACE_LABEL) in target.served)
+    return target.deletes_resources and (not target.served or label(pool, NAMESPACE_LABEL) in target.served)

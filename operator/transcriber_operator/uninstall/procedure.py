@@ -6,7 +6,8 @@ from typing import Final
 
 from transcriber_operator.clock import Clock
 from transcriber_operator.cluster.kube import Kube
-from transcriber_operator.cluster.resources import NODE_POOL, POD, TRANSCRIBER_DEPLOYMENT, Resource, resource_of
+from transcriber_operator.cluster.resources import DEPLOYMENT, NODE_POOL, POD, TRANSCRIBER_DEPLOYMENT, Resource
+from transcriber_operator.decide.live import is_ending
 from transcriber_operator.decide.observed import Manifest
 from transcriber_operator.errors import (
     ConflictError,
@@ -18,9 +19,8 @@ from transcriber_operator.errors import (
 )
 from transcriber_operator.handlers.lifecycle import FINALIZER
 from transcriber_operator.render.names import OURS, OWNER_UID_LABEL
-from transcriber_operator.uninstall.decisions import Target, doomed_node_pools, holds, is_going, running, without
+from transcriber_operator.uninstall.decisions import Target, doomed_node_pools, holds, running, without
 
-DEPLOYMENT: Final = resource_of("apps/v1", "Deployment")
 POLL_SECONDS: Final = 1.0  # between looks: nothing announces what is waited for
 # Shares of the time, counted from the start: for the operator to clean up, and for its pods to end. The rest is for the finalizers.
 CLEAN_UP_SHARE: Final = 0.5
@@ -83,7 +83,7 @@ class Uninstall:
         target = self._target
         try:
             live = await self._kube.get(DEPLOYMENT, target.namespace, target.deployment)
-            if not is_going(live):
+            if not is_ending(live):
                 await self._kube.delete(DEPLOYMENT, target.namespace, target.deployment, live["metadata"]["uid"])
                 logger.info("Deployment %s/%s deleted", target.namespace, target.deployment)
         except NotFoundError:
@@ -102,7 +102,7 @@ class Uninstall:
             metadata = resource["metadata"]
             await self._kube.merge(TRANSCRIBER_DEPLOYMENT, metadata["namespace"], metadata["name"], without(resource, FINALIZER))
             self.released += 1
-            what = "gone" if is_going(resource) or self._target.deletes_resources else "it serves on, and a new operator adopts it"
+            what = "gone" if is_ending(resource) or self._target.deletes_resources else "it serves on, and a new operator adopts it"
             logger.info("TranscriberDeployment %s released: %s", _name(resource), what)
         if self._target.deletes_resources:
             return f"{_names(there)} not gone yet" if there else ""
@@ -110,12 +110,12 @@ class Uninstall:
 
     async def _delete_staying(self, resources: Sequence[Manifest]) -> None:
         for resource in resources:
-            if not is_going(resource):
+            if not is_ending(resource):
                 await self._delete(TRANSCRIBER_DEPLOYMENT, resource)
 
     async def _delete_node_pools(self, resources: Sequence[Manifest]) -> None:
         """Delete those that nobody else will; without Karpenter, or the right to it, there are none of ours."""
-        if not (self._target.deletes_resources or any(map(is_going, resources))):
+        if not (self._target.deletes_resources or any(map(is_ending, resources))):
             return
         try:
             pools = await self._kube.select(NODE_POOL, None, f"{OURS},{OWNER_UID_LABEL}")

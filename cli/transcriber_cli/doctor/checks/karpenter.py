@@ -7,7 +7,8 @@ from typing import Any, Final
 from transcriber_cli.cluster import Unread, Why
 from transcriber_cli.doctor.asked import Asked, named_by
 from transcriber_cli.doctor.findings import Area, Finding, not_checked, note, ok, problem, warning
-from transcriber_cli.doctor.seen import KARPENTER, Seen
+from transcriber_cli.doctor.rights import KARPENTER
+from transcriber_cli.doctor.seen import Seen
 from transcriber_operator.decide.live import condition, count, has_condition, label
 from transcriber_operator.decide.observed import Manifest
 from transcriber_operator.render.names import DEPLOYMENT_LABEL, NAMESPACE_LABEL, POOL_LABEL

@@ -6,7 +6,8 @@ from typing import Any, Final
 from transcriber_cli.cluster import Unread, Why
 from transcriber_cli.doctor.asked import named_by
 from transcriber_cli.doctor.findings import Area, Finding, not_checked, note, ok, problem, warning
-from transcriber_cli.doctor.seen import EXTERNAL_METRICS, KEDA, PROMETHEUS, Many, Seen, chart_upgrade, setting
+from transcriber_cli.doctor.rights import KEDA
+from transcriber_cli.doctor.seen import EXTERNAL_METRICS, PROMETHEUS, Many, Seen, chart_upgrade, setting
 from transcriber_operator.decide.observed import Manifest
 from transcriber_operator.render.names import COMPONENT_LABEL, DEPLOYMENT_LABEL, MANAGED_BY, POOL_LABEL, SERVING
 from transcriber_operator.render.scalers import DESIRED_REPLICAS_METRIC

@@ -25,7 +25,7 @@ PREVIOUS_VERSION := 0.0.9
 E2E := tests/e2e/serving.py tests/e2e/lifecycle.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster cluster control-plane test thorough crash-safety bench-scaling peers lint crds format lock images image-operator image-serving image-cpu-base lint-images e2e-node e2e-kind sbom licences lint-workflows clean
+.PHONY: help setup demo demo-cluster cluster control-plane test thorough crash-safety bench bench-gpu bench-scaling peers lint crds format lock images image-operator image-serving image-cpu-base lint-images e2e-node e2e-kind sbom licences lint-workflows clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,13 @@ thorough: control-plane ## Run all of what `make test` runs a sample of: windows
 
 crash-safety: control-plane ## Kill the operator around its writes, CRASH_POINTS=12 of them or all (minutes to half an hour)
 	$(BIN)/python -m pytest tests/cluster/crash_harness.py tests/cluster/crash_safety.py
+
+bench: setup ## Our engine next to Hugging Face, faster-whisper and openai-whisper on the same audio (25 min; a quiet machine)
+	-$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .cache/bench/packages --requirement benchmarks/peers.txt
+	$(BIN)/python -m benchmarks.engine
+
+bench-gpu: setup ## The engine on this machine's GPU against its roofline, with random weights of large-v3's shape
+	$(BIN)/python -m benchmarks.gpu
 
 bench-scaling: setup ## Simulate days of work under our scaling and five others (half an hour of one core)
 	$(BIN)/python -m benchmarks.scaling

@@ -12,14 +12,13 @@ from transcriber_engine.audio import AudioLimits, decode
 from transcriber_engine.longform import Window
 from transcriber_engine.mel import log_mel
 from transcriber_engine.result import Transcript, WindowResult
-from transcriber_engine.scheduler import Job, Scheduler, WindowRequest, WindowTokens
+from transcriber_engine.scheduler import Scheduler
 from transcriber_engine.settings import EngineSettings, Options
 from transcriber_engine.transcription import transcribe, window_cutter
 from transcriber_engine.weights import load_decoders, load_encoder
-from transcriber_engine.window import window_result
+from transcriber_engine.window import Job, WindowRequest, WindowTokens, window_result
 
 WAIT_SECONDS = 0.1  # how often the engine's thread looks whether it is to stop
-WINDOW_SECONDS = 30.0
 
 
 class Pipeline:
@@ -48,7 +47,8 @@ class Pipeline:
         return transcribe(
             decode(audio, self.limits).blocks(),
             window_cutter(self.settings, options),
-            lambda window: self._decode_window(window, options),
+            self._decode_window,
+            options,
             max_in_flight=self.settings.slots,
         )
 
@@ -64,13 +64,12 @@ class Pipeline:
     @torch.inference_mode()
     def _decode_window(self, window: Window, options: Options) -> Future[WindowResult]:
         mel = torch.from_numpy(log_mel(window.samples, self.pair.config.num_mel_bins))
-        request = WindowRequest(
-            hidden=self.encoder(mel[None].to(self.encoder.conv1.weight))[0],
-            language=options.language or self.settings.language,
-            task=options.task or self.settings.task,
-            timestamps=(options.timestamps or self.settings.timestamps) == "segment",
-            previous_text=options.prompt,
-            max_draft_tokens=self.settings.max_draft_tokens,
+        request = WindowRequest.of(
+            self.encoder(mel[None].to(self.encoder.conv1.weight))[0],
+            options,
+            self.settings,
+            audio_seconds=window.seconds,
+            speech_seconds=window.speech_seconds,
         )
         future: Future[WindowResult] = Future()
         future.set_running_or_notify_cancel()  # from here on it is answered, wanted or not
@@ -79,7 +78,7 @@ class Pipeline:
             if isinstance(outcome, BaseException):
                 future.set_exception(outcome)
             else:
-                future.set_result(window_result(outcome, self.pair.tokenizer, WINDOW_SECONDS))
+                future.set_result(window_result(outcome, self.pair.tokenizer, request))
 
         self.scheduler.submit(Job(request, done))
         return future

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from transcriber_cli.console import CommandError, FileSpinners, expected_errors, say, show_error, write_result
 from transcriber_engine.result import Speculation, Transcript, to_srt, to_text, to_vtt
-from transcriber_engine.settings import MAX_PROMPT_CHARACTERS, Task, Timestamps
+from transcriber_engine.settings import MAX_HOTWORDS_CHARACTERS, MAX_PROMPT_CHARACTERS, MAX_SEED, Task, Timestamps
 
 Format = Literal["text", "json", "srt", "vtt"]
 RENDER: Final[dict[Format, Callable[[Transcript], str]]] = {
@@ -36,7 +36,7 @@ KEEPALIVE: Final = KeepAliveOptions(
     keepalive_time_ms=20_000, keepalive_timeout_ms=10_000, keepalive_permit_without_calls=True, http2_max_pings_without_data=0
 )
 PROBE_SECONDS: Final = 10.0
-TARGET_ALONE: Final[Mapping[str, str | int]] = {"max_draft_tokens": 0}
+TARGET_ALONE: Final[Mapping[str, str | int | bool]] = {"max_draft_tokens": 0}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Request:
     """What is asked for each file."""
 
     endpoint: str
-    options: Mapping[str, str | int]
+    options: Mapping[str, str | int | bool]
     timeout_seconds: float | None
     verify: bool
 
@@ -66,8 +66,19 @@ def transcribe_command(
     output_format: Annotated[Format, typer.Option("--format", help="json: one document a line.")] = "text",
     language: Annotated[str | None, typer.Option(help="Such as en or de; default: the deployment's.")] = None,
     task: Annotated[Task | None, typer.Option(help="translate: into English.")] = None,
-    timestamps: Annotated[Timestamps | None, typer.Option(help="none: no times within a window.")] = None,
+    timestamps: Annotated[Timestamps | None, typer.Option(help="none: no times within a window; word: in json and vtt.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Text that goes before: names, spelling, style.")] = None,
+    hotwords: Annotated[str | None, typer.Option(help="Names and terms to expect, in every window.")] = None,
+    condition_on_previous_text: Annotated[
+        bool, typer.Option("--condition-on-previous-text", help="One window after another, each knowing the text before it.")
+    ] = False,
+    temperature_fallback: Annotated[
+        bool | None, typer.Option(help="Decode again, less greedily, what came out badly; default: the deployment's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Of what temperature fallback draws; default: 0.")] = None,
+    hallucination_guards: Annotated[
+        bool | None, typer.Option(help="Leave out what nobody said, and loops; default: the deployment's.")
+    ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Write a file per input there.", metavar="DIR", file_okay=False)] = None,
     endpoint: Annotated[str, typer.Option(help="gRPC address of the server.", metavar="HOST:PORT")] = "127.0.0.1:8001",
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Files at once.")] = 4,
@@ -90,10 +101,21 @@ def transcribe_command(
 
     `ffmpeg -i film.mkv -f flac - | transcriber transcribe - --language de --verify`
     """
-    if prompt is not None and len(prompt) > MAX_PROMPT_CHARACTERS:
-        raise typer.BadParameter(f"has {len(prompt)} characters; at most {MAX_PROMPT_CHARACTERS}", param_hint="--prompt")
+    for name, text, most in (("prompt", prompt, MAX_PROMPT_CHARACTERS), ("hotwords", hotwords, MAX_HOTWORDS_CHARACTERS)):
+        if text is not None and len(text) > most:
+            raise typer.BadParameter(f"has {len(text)} characters; at most {most}", param_hint=f"--{name}")
     outputs = _outputs(files, output_format, output_dir)
-    chosen = {"language": language, "task": task, "timestamps": timestamps, "prompt": prompt}
+    chosen = {
+        "language": language,
+        "task": task,
+        "timestamps": timestamps,
+        "prompt": prompt,
+        "hotwords": hotwords,
+        "condition_on_previous_text": condition_on_previous_text or None,
+        "temperature_fallback": temperature_fallback,
+        "seed": seed,
+        "hallucination_guards": hallucination_guards,
+    }
     request = Request(endpoint, {name: value for name, value in chosen.items() if value is not None}, timeout, verify)
     with expected_errors():
         if output_dir is not None:
@@ -234,7 +256,7 @@ def _read(file: str) -> bytes:
 async def _infer(
     client: triton.InferenceServerClient,
     audio: bytes,
-    options: Mapping[str, str | int],
+    options: Mapping[str, str | int | bool],
     timeout_seconds: float | None,
 ) -> tuple[Transcript, float]:
     """Send one request; returns the transcript and the seconds it took, raises CommandError."""

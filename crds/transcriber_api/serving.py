@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, Strict
 
 from transcriber_api.quantities import (
+    Flag,
     ImageReference,
     Language,
     ObjectName,
@@ -26,8 +27,10 @@ class Decoding(ApiModel):
     task: Literal["Transcribe", "Translate"] = Field(
         default="Transcribe", description="Transcribe in the spoken language, or Translate to English.", examples=["Transcribe"]
     )
-    timestamps: Literal["None", "Segment"] = Field(
-        default="Segment", description="Times in the result: none, or start and end of each segment.", examples=["Segment"]
+    timestamps: Literal["None", "Segment", "Word"] = Field(
+        default="Segment",
+        description="Times in the result: none, start and end of each segment, or of each word as well.",
+        examples=["Segment"],
     )
     draft_source: Literal["Auto", "Model", "PromptLookup", "None"] = Field(
         default="Auto",
@@ -47,6 +50,22 @@ class Decoding(ApiModel):
         default="Silero",
         description="Silero cuts in pauses and skips silence, where Whisper invents words; None cuts at every chunkSeconds.",
         examples=["Silero"],
+    )
+    temperature_fallback: Flag = Field(
+        default=False,
+        description=(
+            "Decode a window again, its tokens drawn at rising temperatures, where it repeats itself or the model doubts it; such "
+            "a window is not what the target says at temperature 0, and its segments tell their temperature."
+        ),
+        examples=[True],
+    )
+    hallucination_guards: Flag = Field(
+        default=False,
+        description=(
+            "Leave out text where two of three say that nobody speaks (the model's no-speech token, its doubt, the detector), "
+            "text after the end of the audio, and what a loop repeats."
+        ),
+        examples=[True],
     )
 
 

@@ -160,8 +160,13 @@ class Model(ApiModel):
             "target's own. Absent: no speculation, unless decoding.draftSource is PromptLookup."
         ),
     )
-    precision: Literal["Float32", "BFloat16", "Float16"] = Field(
-        default="Float16", description="Number format of weights and activations; a CPU takes Float32 only.", examples=["Float16"]
+    precision: Literal["Float32", "BFloat16", "Float16", "Int8"] = Field(
+        default="Float16",
+        description=(
+            "Number format of weights and activations. A CPU takes Float32 or Int8, a GPU all but Int8. Int8 is a target of its "
+            "own, quantised while it loads: its transcripts, exact with any draft and batch, are not always those of Float32."
+        ),
+        examples=["Float16"],
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -183,9 +183,16 @@ class Spec(ApiModel):
         Rule(
             name="cpu-precision",
             field="model.precision",
-            message="device CPU computes in Float32 only; set model.precision: Float32",
-            cel="self.runtime.device != 'CPU' || self.model.precision == 'Float32'",
-            holds=lambda spec: spec.runtime.device != "CPU" or spec.model.precision == "Float32",
+            message="device CPU computes in Float32 or Int8; set model.precision: Float32",
+            cel="self.runtime.device != 'CPU' || self.model.precision in ['Float32', 'Int8']",
+            holds=lambda spec: spec.runtime.device != "CPU" or spec.model.precision in ("Float32", "Int8"),
+        ),
+        Rule(
+            name="int8-on-cpu",
+            field="model.precision",
+            message="Int8 is for device CPU only; set model.precision: Float16 or runtime.device: CPU",
+            cel="self.model.precision != 'Int8' || self.runtime.device == 'CPU'",
+            holds=lambda spec: spec.model.precision != "Int8" or spec.runtime.device == "CPU",
         ),
         Rule(
             name="cpu-without-gpus",

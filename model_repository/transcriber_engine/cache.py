@@ -15,7 +15,10 @@ SCRATCH_POSITIONS = 17
 
 @dataclass(frozen=True)
 class SlotCache:
-    """Per layer: self-attention [slots, heads, positions, head_dim], cross-attention [slots, heads, frames, head_dim]."""
+    """Per layer: keys [slots, heads, head_dim, T] and values [slots, heads, T, head_dim]; T: text positions or audio frames.
+
+    Keys have time last, so that attention reads both in the order in which they lie.
+    """
 
     self_keys: tuple[Tensor, ...]
     self_values: tuple[Tensor, ...]
@@ -32,13 +35,18 @@ class SlotCache:
         positions: int,
         frames: int,
         dtype: torch.dtype,
+        frames_dtype: torch.dtype,
         device: torch.device,
     ) -> "SlotCache":
-        """Allocate zeroed caches; zeros, since masked garbage must still be finite."""
+        """Allocate zeroed caches, audio frames in `frames_dtype`; zeros, since masked garbage must still be finite."""
 
-        def buffers(length: int) -> tuple[Tensor, ...]:
-            shape = (slots, heads, length, head_dim)
-            return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers))
+        def buffers(dtype: torch.dtype, *shape: int) -> tuple[Tensor, ...]:
+            return tuple(torch.zeros((slots, heads, *shape), dtype=dtype, device=device) for _ in range(layers))
 
         text = positions + SCRATCH_POSITIONS
-        return cls(buffers(text), buffers(text), buffers(frames), buffers(frames))
+        return cls(
+            buffers(dtype, head_dim, text),
+            buffers(dtype, text, head_dim),
+            buffers(frames_dtype, head_dim, frames),
+            buffers(frames_dtype, frames, head_dim),
+        )

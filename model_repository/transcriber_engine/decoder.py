@@ -1,130 +1,137 @@
 """Whisper's text decoder over slot caches: ragged rows of one batch, each at its own position."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transcriber_engine.attention import attend
 from transcriber_engine.cache import SlotCache
+from transcriber_engine.head import FullHead, Head
 from transcriber_engine.linear import InvariantLinear
 from transcriber_engine.model_config import ModelConfig
-from transcriber_engine.row_grouping import row_grouping
+from transcriber_engine.ragged import RaggedTokens
+from transcriber_engine.rules import Scores, Vocabulary
 
-ATTENTION_KEYS = 48, 448, 1500  # what attention is measured with: few, the most of self-attention, those of a window
-
-
-def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention whose rows do not depend on the number of query rows.
-
-    query [B, heads, Q, head_dim] (already scaled), keys and values [B, heads, T, head_dim], mask [B, 1, Q, T] of bool or None.
-    """
-    heads, head_dim = query.shape[1], query.shape[3]
-    grouping = row_grouping(
-        ("attention", heads, head_dim, query.dtype, query.device), lambda rows: _mix_of_equal_rows(heads, head_dim, rows, query)
-    )
-    rows = [query.contiguous()] if mask is None else [query.contiguous(), mask]  # strides choose kernels, too
-    return grouping.apply(lambda group, shown=None: _mix(group, keys, values, shown), *rows)
-
-
-def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
-
-
-def _mix_of_equal_rows(heads: int, head_dim: int, rows: int, like: Tensor) -> Tensor:
-    """[rows, heads, n]: one query in every row, over several numbers of keys side by side."""
-    query = torch.linspace(-1, 1, head_dim).to(like).expand(1, heads, rows, -1).contiguous()
-    pairs = [torch.linspace(-1, 1, heads * keys * head_dim).to(like).view(1, heads, keys, -1).sin() for keys in ATTENTION_KEYS]
-    return torch.cat([_mix(query, pair, pair, None)[0] for pair in pairs], dim=-1).transpose(0, 1)
+MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
+ObserveQuery = Callable[[int, Tensor], None]
+"""Is shown the number of a layer and its cross-attention queries [N, heads, head_dim], scaled."""
 
 
 class DecoderLayer(nn.Module):
     """Pre-norm layer: causal self-attention, cross-attention to the encoder's frames, feed-forward."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, heads: int) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str, heads: int, linear: MakeLinear) -> None:
         super().__init__()
 
         def norm(name: str) -> tuple[Tensor, Tensor]:
             return tensors[f"{prefix}.{name}.weight"], tensors[f"{prefix}.{name}.bias"]
 
-        def linear(*names: str) -> InvariantLinear:
-            weights = [tensors[f"{prefix}.{name}.weight"] for name in names]
-            biases = [
-                tensors.get(f"{prefix}.{name}.bias", torch.zeros_like(w[:, 0]))  # keys have no bias in Whisper
-                for name, w in zip(names, weights, strict=True)
-            ]
-            return InvariantLinear(torch.cat(weights), torch.cat(biases))
+        def weights(name: str) -> tuple[Tensor, Tensor]:
+            weight = tensors[f"{prefix}.{name}.weight"]
+            bias = tensors.get(f"{prefix}.{name}.bias")  # keys have no bias in Whisper
+            return weight, torch.zeros_like(weight[:, 0]) if bias is None else bias
+
+        def fused(*parts: tuple[Tensor, Tensor]) -> nn.Module:
+            return linear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
+
+        def query(name: str) -> tuple[Tensor, Tensor]:
+            # The scale is a power of two (of 64 dimensions a head), so that it may as well be in the weights, bit for bit.
+            weight, bias = weights(name)
+            scale = (weight.shape[0] // heads) ** -0.5
+            return weight * scale, bias * scale
 
         self.heads = heads
+        self.d_model = weights("fc1")[0].shape[1]
         self.self_attn_norm = norm("self_attn_layer_norm")
-        self.self_qkv = linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-        self.self_out = linear("self_attn.out_proj")
+        self.self_qkv = fused(query("self_attn.q_proj"), weights("self_attn.k_proj"), weights("self_attn.v_proj"))
+        self.self_out = fused(weights("self_attn.out_proj"))
         self.cross_attn_norm = norm("encoder_attn_layer_norm")
-        self.cross_query = linear("encoder_attn.q_proj")
-        self.cross_kv = linear("encoder_attn.k_proj", "encoder_attn.v_proj")
-        self.cross_out = linear("encoder_attn.out_proj")
+        self.cross_query = fused(query("encoder_attn.q_proj"))
+        self.cross_kv = fused(weights("encoder_attn.k_proj"), weights("encoder_attn.v_proj"))
+        self.cross_out = fused(weights("encoder_attn.out_proj"))
         self.ffn_norm = norm("final_layer_norm")
-        self.fc1 = linear("fc1")
-        self.fc2 = linear("fc2")
-        self.d_model = self.self_out.outputs
-        self.scale = (self.d_model // heads) ** -0.5
+        self.fc1 = fused(weights("fc1"))
+        self.fc2 = fused(weights("fc2"))
 
     def norm(self, x: Tensor, parameters: tuple[Tensor, Tensor]) -> Tensor:
         """Layer norm over the last dimension."""
         return F.layer_norm(x, (self.d_model,), *parameters)
 
     def split(self, x: Tensor) -> Tensor:
-        """[B, Q, d_model] -> [B, heads, Q, head_dim]."""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        """[N, d_model] -> [N, heads, head_dim]."""
+        return x.view(x.shape[0], self.heads, -1)
 
-    def merge(self, x: Tensor) -> Tensor:
-        """[B, heads, Q, head_dim] -> [B, Q, d_model]."""
-        return x.transpose(1, 2).flatten(2)
-
-    def self_attention(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """Write the new keys and values at `positions` [B, Q] of `slots` [B], then attend to all that the mask shows."""
+    def self_attention(self, x: Tensor, keys: Tensor, values: Tensor, tokens: RaggedTokens) -> Tensor:
+        """Write the new keys and values where the tokens stand, then attend from each to all of its row up to it."""
         query, key, value = self.self_qkv(self.norm(x, self.self_attn_norm)).split(self.d_model, dim=-1)
-        by_position = (*x.shape[:2], self.heads, -1)
-        keys[slots[:, None], :, positions] = key.reshape(by_position)
-        values[slots[:, None], :, positions] = value.reshape(by_position)
-        limit = mask.shape[-1]
-        mixed = attend(self.split(query * self.scale), keys[:, :, :limit][slots], values[:, :, :limit][slots], mask[:, None])
-        return self.self_out(self.merge(mixed))  # type: ignore[no-any-return]
+        keys[tokens.slots, :, :, tokens.positions] = self.split(key)
+        values[tokens.slots, :, tokens.positions] = self.split(value)
+        return self.self_out(_attend(self.split(query), keys, values, tokens, tokens.row_starts + 1))  # type: ignore[no-any-return]
 
-    def cross_attention(self, x: Tensor, keys: Tensor, values: Tensor, slots: Tensor, rows: Sequence[int]) -> Tensor:
-        """Attend to the encoder's frames of each row."""
-        query = self.split(self.cross_query(self.norm(x, self.cross_attn_norm)) * self.scale)
-        if x.is_cuda:
-            mixed = attend(query, keys[slots], values[slots], None)
-        else:
-            # A gather would copy 1500 frames a row and layer, as many bytes as attention itself reads: take views, row by row.
-            mixed = torch.cat([attend(query[i : i + 1], keys[s : s + 1], values[s : s + 1], None) for i, s in enumerate(rows)])
-        return self.cross_out(self.merge(mixed))  # type: ignore[no-any-return]
+    def cross_query_of(self, x: Tensor) -> Tensor:
+        """Queries of the encoder's frames, scaled: [N, d_model] -> [N, heads, head_dim]."""
+        return self.split(self.cross_query(self.norm(x, self.cross_attn_norm)))
+
+    def cross_attention(self, query: Tensor, keys: Tensor, values: Tensor, tokens: RaggedTokens) -> Tensor:
+        """Attend to the encoder's frames of each row: [N, heads, head_dim] -> [N, d_model]."""
+        return self.cross_out(_attend(query, keys, values, tokens, None))  # type: ignore[no-any-return]
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """[B, Q, d_model] -> [B, Q, d_model]."""
+        """[N, d_model] -> [N, d_model]."""
         return self.fc2(F.gelu(self.fc1(self.norm(x, self.ffn_norm))))  # type: ignore[no-any-return]
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, tokens: RaggedTokens, visible: Tensor | None) -> Tensor:
+    """Attend, block by block of rows of one width: [N, heads, head_dim] -> [N, d_model]; `visible` [B] as in `attend`."""
+    mixed = [
+        attend(
+            block.of_tokens(query),
+            keys,
+            values,
+            block.of_rows(tokens.row_slots),
+            None if visible is None else block.of_rows(visible),
+        ).flatten(2)
+        for block in tokens.blocks
+    ]
+    return torch.cat([each.flatten(0, 1) for each in mixed]) if len(mixed) > 1 else mixed[0].flatten(0, 1)
 
 
 class Decoder(nn.Module):
     """A stack of decoder layers with tied embeddings; the target's and a distilled draft's differ in layers alone."""
 
-    def __init__(self, config: ModelConfig, tensors: Mapping[str, Tensor], layers: int, head_ids: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, Tensor],
+        layers: int,
+        head: Head | None = None,
+        linear: MakeLinear = InvariantLinear,
+        *,
+        approximate: bool = False,
+    ) -> None:
         """Build from tensors named `model.decoder.…`, already of their type and on their device; KeyError names a missing one.
 
-        With `head_ids` only those ids can be said: a draft needs few to be right often, and the head is most of its cost.
+        Without a `head` all ids are scored in full. `linear` makes the layers' products of a weight and a bias. An `approximate`
+        decoder of float32 on a CPU keeps what it attends to of the audio in bfloat16.
         """
         super().__init__()
         prefix = "model.decoder"
         self.config = config
         self.heads = config.decoder_attention_heads
         self.head_dim = config.d_model // self.heads
-        self.layers = nn.ModuleList(DecoderLayer(tensors, f"{prefix}.layers.{i}", self.heads) for i in range(layers))
+        self.layers = nn.ModuleList(DecoderLayer(tensors, f"{prefix}.layers.{i}", self.heads, linear) for i in range(layers))
         self.embed_tokens = tensors[f"{prefix}.embed_tokens.weight"]
         self.embed_positions = tensors[f"{prefix}.embed_positions.weight"]
         self.layer_norm = tensors[f"{prefix}.layer_norm.weight"], tensors[f"{prefix}.layer_norm.bias"]
-        self.head_ids = head_ids
-        self.head = InvariantLinear(self.embed_tokens if head_ids is None else self.embed_tokens[head_ids])
+        self.frames_dtype = torch.bfloat16 if approximate else self.embed_tokens.dtype
+        self.head = FullHead(self.embed_tokens, linear) if head is None else head
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.embed_tokens.device
 
     def allocate(self, slots: int) -> SlotCache:
         """Allocate this decoder's caches for `slots` rows."""
@@ -136,38 +143,36 @@ class Decoder(nn.Module):
             self.config.max_target_positions,
             self.config.max_source_positions,
             self.embed_tokens.dtype,
-            self.embed_tokens.device,
+            self.frames_dtype,
+            self.device,
         )
 
     def admit(self, cache: SlotCache, slot: int, hidden: Tensor) -> None:
         """Fill the cross-attention cache of a slot from the encoder's hidden states [frames, d_model]."""
         for i, layer in enumerate(self.layers):
             key, value = layer.cross_kv(hidden.to(self.embed_tokens.dtype)).split(self.config.d_model, dim=-1)  # type: ignore[operator]
-            cache.cross_keys[i][slot] = key.view(-1, self.heads, self.head_dim).transpose(0, 1)
+            cache.cross_keys[i][slot] = key.view(-1, self.heads, self.head_dim).permute(1, 2, 0)
             cache.cross_values[i][slot] = value.view(-1, self.heads, self.head_dim).transpose(0, 1)
 
-    def forward(self, cache: SlotCache, rows: Sequence[int], tokens: Tensor, starts: Tensor, key_limit: int) -> Tensor:
-        """Run `tokens` [B, Q], which stand at positions `starts[b] + arange(Q)` of slot `rows[b]`; returns hidden [B, Q, d_model].
-
-        `key_limit` bounds the keys read: at least the largest start + Q.
-        """
-        slots = torch.tensor(rows, device=tokens.device)
-        positions = starts[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+    def forward(self, cache: SlotCache, tokens: RaggedTokens, observe: ObserveQuery | None = None) -> Tensor:
+        """Run N tokens; returns hidden [N, d_model]."""
         last = self.embed_positions.shape[0] - 1
-        x = self.embed_tokens[tokens] + self.embed_positions[positions.clamp(max=last)]
-        mask = torch.arange(key_limit, device=tokens.device) <= positions[:, :, None]
+        x = self.embed_tokens[tokens.ids] + self.embed_positions[tokens.positions.clamp(max=last)]
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
-            x = x + layer.self_attention(x, cache.self_keys[i], cache.self_values[i], slots, positions, mask)
-            x = x + layer.cross_attention(x, cache.cross_keys[i], cache.cross_values[i], slots, rows)
+            x = x + layer.self_attention(x, cache.self_keys[i], cache.self_values[i], tokens)
+            query = layer.cross_query_of(x)
+            if observe is not None:
+                observe(i, query)
+            x = x + layer.cross_attention(query, cache.cross_keys[i], cache.cross_values[i], tokens)
             x = x + layer.feed_forward(x)
         return F.layer_norm(x, (self.config.d_model,), *self.layer_norm)
 
+    def score(self, hidden: Tensor, vocabulary: Vocabulary, opening: Tensor | None, *, with_mass: bool) -> Scores:
+        """Score what may be said after hidden states [N, d_model]; see `rules.split_scores`."""
+        scores: Scores = self.head(hidden, vocabulary, opening, with_mass=with_mass)
+        return scores
+
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores over the vocabulary in float32: [..., d_model] -> [..., vocab_size]; -inf for ids the head leaves out."""
-        scores: Tensor = self.head(hidden).float()
-        if self.head_ids is None:
-            return scores
-        everything = scores.new_full((*hidden.shape[:-1], self.config.vocab_size), float("-inf"))
-        everything[..., self.head_ids] = scores
-        return everything
+        """Score the whole vocabulary after one position, in float32: [d_model] -> [vocab_size]."""
+        return F.linear(hidden[None], self.embed_tokens)[0].float()

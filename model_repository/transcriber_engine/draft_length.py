@@ -7,35 +7,47 @@ from typing import Final
 FIRST_GUESS: Final = 0.8  # of acceptance, before anything was drafted
 SMOOTHING: Final = 0.15  # weight of a drafted token in a row's running acceptance…
 EXPECTATION_SMOOTHING: Final = 0.02  # …and in what is expected of the next row
+SHORTEST_SECONDS: Final = 1e-9
 PROBE_CYCLES: Final = 24  # where drafting does not pay, one token is drafted this often, so that a change is noticed
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of one draft step and of one verification, as lines in the number of rows and of drafted tokens."""
+    """Seconds of one draft step, and of one verification: what it costs at all, for each row, and for each token of a row."""
 
     draft_base: float
     draft_per_row: float
     verify_base: float
+    verify_per_row: float  # a row's keys and values are read once, however many tokens of it are verified
     verify_per_token: float
 
-    def cycle_seconds(self, drafting: int, resting: int, count: int) -> float:
-        """Seconds of a cycle that drafts `count` tokens for some rows; all rows are verified side by side, at the same width."""
-        draft = count * (self.draft_base + drafting * self.draft_per_row)
-        return draft + self.verify_base + (drafting + resting) * (count + 1) * self.verify_per_token
+    def cycle_seconds(self, lengths: Sequence[int]) -> float:
+        """Seconds of a cycle in which each row drafts so many tokens: the rows that draft a further token do so side by side."""
+        drafts = [sum(length > depth for length in lengths) for depth in range(max(lengths, default=0))]
+        drafted = sum(self.draft_base + rows * self.draft_per_row for rows in drafts)
+        return drafted + self.verify_base + sum(self.verify_per_row + (length + 1) * self.verify_per_token for length in lengths)
 
 
 def fit_costs(draft_seconds: dict[int, float], verify_seconds: dict[tuple[int, int], float]) -> Costs:
-    """Fit the lines to seconds measured by row count (draft) and by (row count, tokens a row) (verification)."""
+    """Fit the costs to seconds measured by row count (draft) and by (row count, tokens a row) (verification).
 
-    def line(points: dict[int, float]) -> tuple[float, float]:
-        low, high = min(points), max(points)
-        slope = max((points[high] - points[low]) / (high - low), 0.0) if high > low else 0.0
-        return max(points[low] - slope * low, 1e-9), slope
+    Both are measured with one row and with the most there are; verification each time with one token a row and with the most.
+    """
+    rows, width = max(draft_seconds), max(width for _, width in verify_seconds)
 
-    draft_base, draft_per_row = line(draft_seconds)
-    verify_base, verify_per_token = line({rows * tokens: s for (rows, tokens), s in verify_seconds.items()})
-    return Costs(draft_base, draft_per_row, verify_base, verify_per_token)
+    def slope(low: float, high: float, steps: int) -> float:
+        return max((high - low) / steps, 0.0) if steps else 0.0
+
+    draft_per_row = slope(draft_seconds[1], draft_seconds[rows], rows - 1)
+    per_token = slope(verify_seconds[rows, 1], verify_seconds[rows, width], rows * (width - 1))
+    per_row = max(slope(verify_seconds[1, 1], verify_seconds[rows, 1], rows - 1) - per_token, 0.0)
+    return Costs(
+        draft_base=max(draft_seconds[1] - draft_per_row, SHORTEST_SECONDS),
+        draft_per_row=draft_per_row,
+        verify_base=max(verify_seconds[1, 1] - per_row - per_token, SHORTEST_SECONDS),
+        verify_per_row=per_row,
+        verify_per_token=per_token,
+    )
 
 
 def expected_tokens(acceptance: float, count: int) -> float:
@@ -45,19 +57,42 @@ def expected_tokens(acceptance: float, count: int) -> float:
     return float((1.0 - acceptance ** (count + 1)) / (1.0 - acceptance))
 
 
-def choose_length(acceptances: Sequence[float], resting: int, costs: Costs, most: int) -> int:
-    """Return the draft length from 0 to `most` that commits most tokens a second, over rows that draft and rows that rest."""
+def choose_lengths(acceptances: Sequence[float], most: Sequence[int], costs: Costs) -> list[int]:
+    """Return for each row the draft length, up to its most, such that together they commit most tokens a second.
 
-    def tokens_per_second(count: int) -> float:
-        tokens = sum(expected_tokens(a, count) for a in acceptances) + resting
-        return tokens / costs.cycle_seconds(len(acceptances), resting, count)
+    A ratio of sums is maximised by pricing time at the ratio reached so far, until nothing is gained (Dinkelbach, "On Nonlinear
+    Fractional Programming", 1967): at a price each row's next token is worth its chance to be committed, less its time.
+    """
+    lengths = [0] * len(acceptances)
+    while True:
+        tokens = sum(expected_tokens(a, length) for a, length in zip(acceptances, lengths, strict=True))
+        better = _lengths_at(tokens / costs.cycle_seconds(lengths), acceptances, most, costs)
+        if better == lengths:
+            return lengths
+        tokens_then = sum(expected_tokens(a, length) for a, length in zip(acceptances, better, strict=True))
+        if tokens_then / costs.cycle_seconds(better) <= tokens / costs.cycle_seconds(lengths):
+            return lengths
+        lengths = better
 
-    return max(range(most + 1), key=lambda count: (tokens_per_second(count), -count))
 
+def _lengths_at(price: float, acceptances: Sequence[float], most: Sequence[int], costs: Costs) -> list[int]:
+    """Return the lengths that are worth most, less `price` tokens for every second.
 
-def pays(acceptance: float, rows: int, costs: Costs, most: int) -> bool:
-    """Whether drafting pays in a batch of `rows` rows that all have this acceptance."""
-    return choose_length([acceptance] * rows, 0, costs, most) > 0
+    Rows of which a token pays draft it; one that no row's token pays for ends the drafts, unless deeper ones are free.
+    """
+    per_token = price * (costs.draft_per_row + costs.verify_per_token)
+    lengths, worth, reached = [0] * len(acceptances), 0.0, [0] * len(acceptances)
+    best_worth = 0.0
+    for depth in range(1, max(most, default=0) + 1):
+        going = [i for i, a in enumerate(acceptances) if most[i] >= depth and reached[i] == depth - 1 and a**depth > per_token]
+        if not going:
+            break
+        worth += sum(acceptances[i] ** depth - per_token for i in going) - price * costs.draft_base
+        for i in going:
+            reached[i] = depth
+        if worth > best_worth:
+            best_worth, lengths = worth, list(reached)
+    return lengths
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """Whisper's audio encoder: 30 seconds of log-mel to 1500 frames of hidden state."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transcriber_engine.linear import PackedLinear
 from transcriber_engine.model_config import ModelConfig
 
 
@@ -42,13 +43,14 @@ class EncoderLayer(nn.Module):
         self.self_attn = SelfAttention(d_model, heads)
         self.self_attn_layer_norm = nn.LayerNorm(d_model)
         self.fc1 = nn.Linear(d_model, ffn_dim)
+        self.activation: Callable[[Tensor], Tensor] = F.gelu
         self.fc2 = nn.Linear(ffn_dim, d_model)
         self.final_layer_norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """One layer: [B, T, d_model] -> [B, T, d_model]."""
         x = x + self.self_attn(self.self_attn_layer_norm(x))
-        return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))  # type: ignore[no-any-return]
+        return x + self.fc2(self.activation(self.fc1(self.final_layer_norm(x))))  # type: ignore[no-any-return]
 
 
 class Encoder(nn.Module):
@@ -74,6 +76,18 @@ class Encoder(nn.Module):
         encoder.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, assign=True)
         return encoder.eval().requires_grad_(requires_grad=False)
 
+    def pack(self) -> None:
+        """Have oneDNN multiply, with weights packed once: an eighth faster, and no longer exportable."""
+        rows = self.embed_positions.num_embeddings
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            attention = layer.self_attn
+            for name, linear in list(attention.named_children()):
+                setattr(attention, name, PackedLinear(linear, rows=rows))  # type: ignore[arg-type]
+            layer.fc1 = PackedLinear(layer.fc1, rows=rows, gelu=True)  # type: ignore[assignment]
+            layer.activation = _unchanged
+            layer.fc2 = PackedLinear(layer.fc2, rows=rows)  # type: ignore[assignment]
+
     def forward(self, mel: Tensor) -> Tensor:
         """Encode: [B, num_mel_bins, 3000] -> [B, 1500, d_model]."""
         x = F.gelu(self.conv1(mel))
@@ -82,3 +96,7 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return self.layer_norm(x)  # type: ignore[no-any-return]
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x

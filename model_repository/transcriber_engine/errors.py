@@ -9,6 +9,7 @@ class Refusal(StrEnum):
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     OUT_OF_RANGE = "OUT_OF_RANGE"  # a size or a duration beyond what this deployment accepts
     RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"  # try again later, or the input unpacks to far more than it weighs
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"  # the answer would come too late
 
 
 class RequestError(ValueError):
@@ -18,6 +19,14 @@ class RequestError(ValueError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.refusal = refusal
+
+
+class DeadlinePassedError(RequestError):
+    """The request's own deadline passed while its audio waited."""
+
+    def __init__(self) -> None:
+        reason = "passed while audio waited to be decoded; allow more seconds, or send less at once"
+        super().__init__("OPTIONS.deadline_seconds", reason, Refusal.DEADLINE_EXCEEDED)
 
 
 class CancelledByCallerError(Exception):

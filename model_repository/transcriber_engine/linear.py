@@ -1,17 +1,28 @@
 """Matrix products whose rows do not depend, bit for bit, on which other rows are computed with them.
 
-Two things keep the order of a row's sums fixed: with the weight stored input-major, a product over at most 512 inputs is not split
-along the inputs; and rows come in groups that `row_grouping` has measured.
+On a CPU in float32 they are a kernel's that is compiled for it (linear_kernel.py), which treats all rows alike. On a CPU otherwise
+they are oneDNN's with the weight packed once: for the few rows of a decoding step two to four times as fast as a product that packs
+its weight at every call. Whatever library multiplies, rows come in groups that `row_grouping` has measured to be reproducible.
 """
 
-from typing import Final
+import ctypes
+import logging
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
 
 from transcriber_engine.row_grouping import row_grouping
 
-INPUT_BLOCK: Final = 512
+if TYPE_CHECKING:
+    from transcriber_engine.linear_kernel import Kernel, Panels
+
+LOG = logging.getLogger(__name__)
+
+PACKED_FOR_ROWS: Final = 16  # the number of rows that oneDNN chooses the layout of a packed weight for
+INPUT_BLOCK: Final = 512  # a product over more inputs may be split among threads, and is added up in another order
+FEW_ROWS: Final = 16  # for more, multiplying bfloat16 is a gain that outweighs how oneDNN reads its weight
 
 
 class InvariantLinear(nn.Module):
@@ -19,26 +30,134 @@ class InvariantLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.blocks = [block.t().contiguous() for block in torch.split(weight, INPUT_BLOCK, dim=1)]
         self.bias = bias
         self.outputs, self.inputs = weight.shape
         self.kernel = ("linear", self.outputs, self.inputs, weight.dtype, weight.device)
+        self.like = weight[:0, :0]
+        self.panels = None if weight.is_cuda or weight.dtype != torch.float32 else _panels(weight, bias, halved=False)
+        self.packed = None if self.panels is not None else _packed(weight)
+        is_packed = self.panels is not None or self.packed is not None
+        self.blocks = [] if is_packed else [b.t().contiguous() for b in torch.split(weight, INPUT_BLOCK, dim=1)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: [..., inputs] -> [..., outputs]."""
-        y = row_grouping(self.kernel, self._of_equal_rows).apply(self._product, x.reshape(-1, self.inputs))
-        if self.bias is not None:
-            y = y + self.bias
+        rows = x.reshape(-1, self.inputs)
+        if self.panels is not None:
+            y = self.panels(rows)
+        else:
+            y = row_grouping(self.kernel, self._of_equal_rows).apply(self._product, rows)
         return y.view(*x.shape[:-1], self.outputs)
 
     def _product(self, rows: Tensor) -> Tensor:
-        """[rows, inputs] -> [rows, outputs], a sum over blocks of inputs in their order."""
+        """[rows, inputs] -> [rows, outputs]."""
+        if self.packed is not None:
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
+            return y
         parts = torch.split(rows, INPUT_BLOCK, dim=1)
         y = parts[0] @ self.blocks[0]
         for part, block in zip(parts[1:], self.blocks[1:], strict=True):
             y = y + part @ block
-        return y
+        return y if self.bias is None else y + self.bias
 
     def _of_equal_rows(self, count: int) -> Tensor:
-        row = torch.linspace(-1, 1, self.inputs).to(self.blocks[0])
+        row = torch.linspace(-1, 1, self.inputs).to(self.like)
         return self._product(row.expand(count, -1).contiguous())
+
+
+class PackedLinear(nn.Module):
+    """The same product, of always as many rows, with Whisper's GELU after it where that is wanted; for oneDNN alone."""
+
+    def __init__(self, linear: nn.Linear, *, rows: int, gelu: bool = False) -> None:
+        super().__init__()
+        self.bias = linear.bias
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight, rows)
+        self.activation = "gelu" if gelu else "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer: [..., inputs] -> [..., outputs]."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
+        return y
+
+
+class HalvedLinear(nn.Module):
+    """The same product in bfloat16 by oneDNN, for what nothing exact depends on."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.bias = None if bias is None else bias.bfloat16()
+        self.outputs, self.inputs = weight.shape
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), PACKED_FOR_ROWS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer: float32 [..., inputs] -> float32 [..., outputs]."""
+        return self.halved(x.bfloat16()).float()
+
+    def halved(self, x: Tensor) -> Tensor:
+        """Apply the layer: bfloat16 [..., inputs] -> bfloat16 [..., outputs]."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return y
+
+    @staticmethod
+    def is_fast() -> bool:
+        """Whether this processor multiplies bfloat16 itself."""
+        return torch.cpu._is_avx512_bf16_supported()
+
+
+def packs(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies by such a weight."""
+    is_there = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return is_there and not weight.is_cuda and weight.dtype in (torch.float32, torch.bfloat16)
+
+
+class DraftLinear(nn.Module):
+    """The same product with its weight in bfloat16, for float32 rows of a draft, whose numbers nothing exact depends on.
+
+    A step of a draft is over when its weights have been read: half the bytes are half the time.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.outputs, self.inputs = weight.shape
+        self.few = _panels(weight, bias, halved=True)
+        self.many = HalvedLinear(weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer: float32 [..., inputs] -> float32 [..., outputs]."""
+        if self.few is None or x.numel() > FEW_ROWS * self.inputs:
+            y: Tensor = self.many(x)
+            return y
+        return self.few(x.reshape(-1, self.inputs)).view(*x.shape[:-1], self.outputs)
+
+
+def _panels(weight: Tensor, bias: Tensor | None, *, halved: bool) -> "Panels | None":
+    """Pack a weight for the compiled kernel; None where there is none."""
+    kernel = _kernel(halved)
+    if kernel is None:
+        return None
+    from transcriber_engine.linear_kernel import Panels
+
+    return Panels(kernel, weight, bias)
+
+
+@cache
+def _kernel(halved: bool) -> "Kernel | None":
+    """Return the compiled kernel, or None where something that it needs is missing."""
+    try:
+        from transcriber_engine.linear_kernel import Kernel, host_shape
+    except ImportError as missing:
+        LOG.warning("linear layers are a library's, which are slower: %s; install `llvmlite`", missing)
+        return None
+    shape = host_shape(halved=halved)
+    openmp = ctypes.CDLL(torch._C.__file__)  # with the libraries that torch itself has loaded, its OpenMP among them
+    if shape is None or not hasattr(openmp, "GOMP_parallel"):
+        LOG.warning("linear layers are a library's, which are slower: no kernel for this processor and torch")
+        return None
+    return Kernel(shape, openmp)
+
+
+def _packed(weight: Tensor) -> Tensor | None:
+    """Pack a weight as oneDNN likes it; None where it does not multiply."""
+    if not packs(weight):
+        return None
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
+    return packed

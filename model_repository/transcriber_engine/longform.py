@@ -42,6 +42,7 @@ class Window:
     index: int
     start_sample: int
     samples: Samples
+    speech_seconds: float | None = None  # what the detector heard in it; None: it was not asked
 
     @property
     def start_seconds(self) -> float:
@@ -60,16 +61,19 @@ class WindowCutter:
 
     A window runs from a start of speech to an end of speech, padded, and takes in the next speech as long as it fits and the
     pause between is short. Speech longer than a window is cut at its quietest frame in the window's last third. Windows never
-    overlap, and every frame of speech is in exactly one.
+    overlap, and every frame of speech is in exactly one. Without `cuts_on_speech` everything counts as speech here, and the
+    detector only says how much of it there is.
     """
 
     limit_samples: int
     detector: FrameScores = field(default_factory=SpeechDetector)
+    cuts_on_speech: bool = True
     total_samples: int = 0
     _buffer: Samples = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     _buffer_start: int = 0
     _scored: int = 0  # samples that the detector has seen
     _loudness: list[float] = field(default_factory=list)  # of the frames since `_loudness_start`
+    _is_speech: list[bool] = field(default_factory=list)  # the same frames, to the detector
     _loudness_start: int = 0
     _window_start: int | None = None
     _speech_start: int | None = None  # of the speech going on
@@ -104,8 +108,10 @@ class WindowCutter:
         for probability, loudness in zip(speech.tolist(), energy.tolist(), strict=True):
             start = self._scored
             self._scored += FRAME_SAMPLES
-            self._loudness.append(probability + loudness)
-            self._follow_speech(start, probability)
+            self._is_speech.append(probability >= SPEECH_BEGINS)
+            heard = probability if self.cuts_on_speech else 1.0
+            self._loudness.append(heard + loudness)
+            self._follow_speech(start, heard)
             window = self._window_due(self._scored)
             if window is not None:
                 yield window
@@ -152,14 +158,19 @@ class WindowCutter:
         return window
 
     def _quietest(self, start: int, end: int) -> int:
+        frames = self._frames(start, end)
+        quietest = int(frames.start) + int(np.argmin(self._loudness[frames]))
+        return self._loudness_start + quietest * FRAME_SAMPLES
+
+    def _frames(self, start: int, end: int) -> slice:
         first = max((start - self._loudness_start) // FRAME_SAMPLES, 0)
-        frames = self._loudness[first : (end - self._loudness_start) // FRAME_SAMPLES]
-        return self._loudness_start + (first + int(np.argmin(frames))) * FRAME_SAMPLES
+        return slice(first, max((end - self._loudness_start) // FRAME_SAMPLES, first))
 
     def _emit(self, end: int) -> Window:
         assert self._window_start is not None
         end = min(end, self._window_start + self.limit_samples, self.total_samples)
-        window = Window(self._count, self._window_start, self._slice(self._window_start, end).copy())
+        speech_seconds = sum(self._is_speech[self._frames(self._window_start, end)]) * FRAME_SAMPLES / SAMPLE_RATE_HZ
+        window = Window(self._count, self._window_start, self._slice(self._window_start, end).copy(), speech_seconds)
         self._count += 1
         self._emitted_end = end
         self._window_start = self._speech_end = None
@@ -174,7 +185,7 @@ class WindowCutter:
         self._buffer = self._buffer[keep - self._buffer_start :]
         self._buffer_start = keep
         frames = max((keep - self._loudness_start) // FRAME_SAMPLES, 0)
-        del self._loudness[:frames]
+        del self._loudness[:frames], self._is_speech[:frames]
         self._loudness_start += frames * FRAME_SAMPLES
 
 

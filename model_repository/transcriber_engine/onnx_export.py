@@ -39,7 +39,7 @@ def export_encoder(weights_dir: Path, file: Path, precision: Precision = "float3
     are beyond float16's range, are computed in float32 in either case: ONNX says so of the operator (`stash_type`).
     The file is checked by onnx and appears whole or not at all. Raises FileNotFoundError where weights are missing.
     """
-    encoder = Float32Ends(load_encoder(weights_dir, precision, "cpu"), DTYPES[precision]).eval()
+    encoder = Float32Ends(load_encoder(weights_dir, precision, "cpu", for_export=True), DTYPES[precision]).eval()
     mel = torch.zeros(2, ModelConfig.read(weights_dir).num_mel_bins, FRAMES)
     unfinished = file.with_name(f".{file.name}.unfinished")
     program = torch.onnx.export(

@@ -10,6 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field
 Seconds = Annotated[float, Field(ge=0)]
 
 
+class Word(BaseModel):
+    """A word with the space and the punctuation that go with it; seconds count as those of its segment."""
+
+    model_config = ConfigDict(frozen=True)
+
+    word: str
+    start_seconds: Seconds
+    end_seconds: Seconds
+    probability: Annotated[float, Field(ge=0, le=1)]  # mean over its tokens
+
+    def moved(self, seconds: float) -> "Word":
+        """Return this word later by `seconds`."""
+        times = {"start_seconds": round(self.start_seconds + seconds, 3), "end_seconds": round(self.end_seconds + seconds, 3)}
+        return self.model_copy(update=times)
+
+
 class Segment(BaseModel):
     """A stretch of speech; seconds count from the start of the audio (of the window, in a WindowResult)."""
 
@@ -23,11 +39,13 @@ class Segment(BaseModel):
     avg_logprob: float
     no_speech_prob: float
     compression_ratio: float
+    temperature: float = 0.0  # at which its window was decoded; above 0 tokens were sampled
+    words: tuple[Word, ...] = ()  # that make up the text, where their times were asked for
 
     def moved(self, number: int, seconds: float) -> "Segment":
-        """Return this segment renumbered and later by `seconds`."""
+        """Return this segment, and its words, renumbered and later by `seconds`."""
         times = {"start_seconds": round(self.start_seconds + seconds, 3), "end_seconds": round(self.end_seconds + seconds, 3)}
-        return self.model_copy(update={"id": number, **times})
+        return self.model_copy(update={"id": number, **times, "words": tuple(word.moved(seconds) for word in self.words)})
 
 
 class Speculation(BaseModel):
@@ -95,13 +113,25 @@ def to_srt(transcript: Transcript) -> str:
 
 
 def to_vtt(transcript: Transcript) -> str:
-    """Return WebVTT subtitles."""
-    cues = (f"{_times(s, '.')}\n{html.escape(_cue(s.text), quote=False)}\n" for s in transcript.segments)
+    """Return WebVTT subtitles; words with times have them inside their cue, for players that show text as it is spoken."""
+    cues = (f"{_times(s, '.')}\n{_timed_cue(s)}\n" for s in transcript.segments)
     return "\n".join(["WEBVTT\n", *cues])
 
 
 def _cue(text: str) -> str:
     return " ".join(text.split()).replace("-->", "→")  # an arrow or an empty line would end the cue
+
+
+def _timed_cue(segment: Segment) -> str:
+    """The segment's text as WebVTT; times inside a cue must grow, and be later than its start and earlier than its end."""
+    pieces, latest_seconds = [], segment.start_seconds
+    for word in segment.words:
+        if latest_seconds < word.start_seconds < segment.end_seconds:
+            pieces.append(f"<{_clock(word.start_seconds, '.')}>")
+            latest_seconds = word.start_seconds
+        pieces.append(html.escape(word.word, quote=False))
+    text = "".join(pieces) if segment.words else html.escape(segment.text, quote=False)
+    return " ".join(text.replace("--&gt;", "→").split())
 
 
 def _times(segment: Segment, point: str) -> str:

@@ -2,8 +2,8 @@
 
 A token must not change because its row shared a batch with others or was verified together with drafts. Libraries choose a kernel,
 and divide work among threads, by the number of rows; kernels add in different orders. Which numbers of rows are treated alike
-differs between CPUs (Intel MKL 2024.2 in float32: from 2 rows on an Intel CPU, by fours on an AMD EPYC), so it is measured where
-the engine runs, once for each shape, instead of believed.
+differs between CPUs and libraries (in float32 on an AMD EPYC: by fours in Intel MKL 2024.2, all alike or from 2 rows on in oneDNN
+3.13), so it is measured where the engine runs, once for each shape, instead of believed.
 """
 
 import logging
@@ -17,10 +17,10 @@ from torch import Tensor
 
 LOG = logging.getLogger(__name__)
 
-MULTIPLES: Final = (2, 4, 8, 16, 32)
-AT_ONCE: Final = 128
+MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
+AT_ONCE: Final = 256
 # Small numbers are common, and kernels change at powers of two.
-SAMPLED: Final = (*range(1, 25), 32, 33, 48, 64, 65, 96, 97, AT_ONCE)
+SAMPLED: Final = (*range(1, 25), 32, 33, 48, 64, 65, 96, 97, 128, 129, 192, AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class RowGrouping:
         Rows of ones fill up; as a mask, they hide nothing.
         """
         rows = inputs[0].shape[-2]
+        if self.multiple == 1 and rows <= self.at_once:
+            return compute(*inputs)
         if missing := self.missing(rows):
             inputs = tuple(F.pad(each, (0, 0, 0, missing), value=1) for each in inputs)
         groups = zip(*(torch.split(each, self.at_once, dim=-2) for each in inputs), strict=True)

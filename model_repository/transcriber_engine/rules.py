@@ -1,28 +1,98 @@
 """Whisper's rules on what may be said next, as pure functions on logits.
 
-They are part of the target's distribution: a draft is accepted against the logits *after* the rules, each position seeing the
+They are part of the target's distribution: a draft is accepted against the logits *under* the rules, each position seeing the
 prefix it would have seen in plain greedy decoding. Rules follow openai/whisper `decoding.py` and transformers'
 `WhisperTimeStampLogitsProcessor`.
+
+The ids of a head are three runs: text, special ones from the end of text on, and timestamps. A rule bans single ids or a whole
+run, so that no mask over the vocabulary is ever made: the best of each run is found first, and then the best run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from transcriber_engine.ragged import Block
 
 NEVER = float("-inf")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids that the rules speak of; `suppressed` and `begin_suppressed` are bool masks [vocab_size]."""
+    """The ids that the rules speak of, and which of them a head can say: the first `text_ids`, and all from the end of text on.
 
+    What is suppressed, or may not open a window, is int64 [n]: ids of text, and special ones counted from the end of text.
+    """
+
+    size: int
+    text_ids: int
     end_of_text: int
     no_timestamps: int
     timestamp_begin: int
-    suppressed: Tensor
-    begin_suppressed: Tensor
+    suppressed_text: Tensor
+    suppressed_special: Tensor
+    begin_suppressed_text: Tensor
+    begin_suppressed_special: Tensor
     max_initial_timestamp: int  # in steps of 20 ms
+
+    def of_head(self, ids: int) -> "Vocabulary":
+        """Return the vocabulary of a head of so many ids, which lacks the last ones of text."""
+        text_ids = ids - (self.size - self.end_of_text)
+
+        def sayable(text: Tensor) -> Tensor:
+            return text[text < text_ids]
+
+        return replace(
+            self,
+            text_ids=text_ids,
+            suppressed_text=sayable(self.suppressed_text),
+            begin_suppressed_text=sayable(self.begin_suppressed_text),
+        )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a head says at N positions, or at [B, Q]; suppressed ids are at -inf."""
+
+    token: Tensor  # [N], the best id of text, the lowest of equals; any where there is none
+    highest: Tensor  # [N], its score
+    mass: Tensor | None  # [N], logsumexp over text; None where it was not asked for
+    special: Tensor  # [N, special ids]
+    times: Tensor  # [N, timestamps]
+    text: Tensor | None = None  # [N, text ids], where all were scored
+
+    def of(self, block: Block) -> "Scores":
+        """Return the scores of a block's positions, as [B, Q]."""
+        return Scores(
+            block.of_tokens(self.token),
+            block.of_tokens(self.highest),
+            None if self.mass is None else block.of_tokens(self.mass),
+            block.of_tokens(self.special),
+            block.of_tokens(self.times),
+            None if self.text is None else block.of_tokens(self.text),
+        )
+
+
+def split_scores(logits: Tensor, vocabulary: Vocabulary, opening: Tensor | None, *, with_mass: bool) -> Scores:
+    """Read logits [N, ids] of a head, which are overwritten; `opening`, int64 or None, says at which positions a window opens."""
+    begin, end = vocabulary.timestamp_begin, vocabulary.end_of_text
+    text, special, times = torch.split(logits, [vocabulary.text_ids, begin - end, vocabulary.size - begin], dim=-1)
+    for run, suppressed, begin_suppressed in (
+        (text, vocabulary.suppressed_text, vocabulary.begin_suppressed_text),
+        (special, vocabulary.suppressed_special, vocabulary.begin_suppressed_special),
+    ):
+        run.index_fill_(-1, suppressed, NEVER)
+        if opening is not None:
+            run[opening[:, None], begin_suppressed] = NEVER
+    if not vocabulary.text_ids:
+        nothing = torch.full_like(special[:, 0], NEVER)
+        return Scores(torch.zeros_like(nothing, dtype=torch.long), nothing, None, special, times)
+    token = text.argmax(dim=-1, keepdim=True)
+    highest = text.gather(-1, token)
+    # Torch's fused log-softmax reads the scores a third as often as its logsumexp does.
+    mass = (highest - text.log_softmax(dim=-1).gather(-1, token))[:, 0] if with_mass else None
+    return Scores(token[:, 0], highest[:, 0], mass, special, times, text)
 
 
 @dataclass(frozen=True)
@@ -35,49 +105,99 @@ class Prefix:
     timestamps: Tensor  # bool: whether the row speaks timestamps at all
     any_timestamps: bool  # the same for the whole batch, known without asking the device
 
+    def first(self, rows: int) -> "Prefix":
+        """Return that of the first rows."""
+        return Prefix(
+            self.generated[:rows],
+            self.penultimate_is_timestamp[:rows],
+            self.last_timestamp[:rows],
+            self.timestamps[:rows],
+            self.any_timestamps,
+        )
 
-def apply_rules(logits: Tensor, inputs: Tensor, prefix: Prefix, vocabulary: Vocabulary) -> Tensor:
-    """Mask what may not follow: logits [B, Q, V] of positions whose inputs [B, Q] are the last committed token and Q-1 drafts."""
-    first = (prefix.generated == 0)[:, None] & (torch.arange(inputs.shape[1], device=inputs.device) == 0)
-    logits = logits.masked_fill(vocabulary.suppressed, NEVER)
-    logits = logits.masked_fill(first[..., None] & vocabulary.begin_suppressed, NEVER)
-    if not prefix.any_timestamps:
-        return logits
-    timed = _apply_timestamp_rules(logits, inputs, prefix, first, vocabulary)
-    return torch.where(prefix.timestamps[:, None, None], timed, logits)
+
+@dataclass(frozen=True)
+class Ruled:
+    """Scores under the rules: timestamps that may not follow are at -inf, and `banned` says which whole run is out: [B, Q, 3]."""
+
+    scores: Scores
+    banned: Tensor
+    tokens: Tensor  # [B, Q, 3], the best id of each run…
+    highest: Tensor  # …and its score
 
 
-def _apply_timestamp_rules(logits: Tensor, inputs: Tensor, prefix: Prefix, first: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Timestamps come in pairs, never go back, open the window, and win when together they outweigh any text token."""
-    begin, end_of_text = vocabulary.timestamp_begin, vocabulary.end_of_text
-    ids = torch.arange(logits.shape[-1], device=logits.device)
-    is_time, is_text = ids >= begin, ids < end_of_text
+def rule(scores: Scores, inputs: Tensor, prefix: Prefix, vocabulary: Vocabulary) -> Ruled:
+    """Apply the rules to scores of [B, Q], the special ones overwritten; inputs are the last committed token and Q-1 drafts."""
+    if prefix.any_timestamps:
+        return _rule_timestamps(scores, inputs, prefix, vocabulary)
+    tokens, highest = _best_of_runs(scores, vocabulary)
+    return Ruled(scores, torch.zeros_like(highest, dtype=torch.bool), tokens, highest)
 
+
+def _rule_timestamps(scores: Scores, inputs: Tensor, prefix: Prefix, vocabulary: Vocabulary) -> Ruled:
+    """Timestamps come in pairs, never go back, open the window, and win when together they outweigh any other token."""
+    begin = vocabulary.timestamp_begin
+    step = torch.arange(inputs.shape[1], device=inputs.device)
+    first = (prefix.generated[:, None] == 0) & (step == 0)
     last_is_time = (inputs >= begin) & ~first
     # Position i's last token is inputs[i], its penultimate inputs[i-1]; before the first of them stands the committed prefix.
     penultimate_is_time = torch.cat([prefix.penultimate_is_timestamp[:, None], last_is_time[:, :-1]], dim=1)
     # With one generated token there is no penultimate: the rules count that as a timestamp.
-    few = prefix.generated[:, None] + torch.arange(inputs.shape[1], device=inputs.device) < 2
-    penultimate_is_time = penultimate_is_time | few
-    drafted = torch.where(last_is_time, inputs, -1)
-    drafted[:, 0] = torch.maximum(drafted[:, 0], prefix.last_timestamp)
-    last_time = drafted.cummax(dim=1).values
+    penultimate_is_time = penultimate_is_time | (prefix.generated[:, None] + step < 2)
+    stamps = torch.where(last_is_time, inputs, -1)
+    stamps[:, 0] = torch.maximum(stamps[:, 0], prefix.last_timestamp)
+    last_time = stamps.cummax(dim=1).values
 
     opens = last_is_time & penultimate_is_time  # a start stamp stands: text must follow
     closes = last_is_time & ~penultimate_is_time  # an end stamp stands: the next start or the end of text must follow
     floor = torch.where(closes, last_time, last_time + 1)  # a start may repeat the end before it; an end must advance
     floor = torch.where(last_time < 0, begin, floor)
-    banned = opens[..., None] & is_time
-    banned |= closes[..., None] & is_text
-    banned |= is_time & (ids < floor[..., None])
-    banned |= ids == vocabulary.no_timestamps
-    initial = ~is_time | (ids > begin + vocabulary.max_initial_timestamp)
-    banned |= first[..., None] & initial
-    logits = logits.masked_fill(banned, NEVER)
+    ceiling = torch.where(first, begin + vocabulary.max_initial_timestamp, vocabulary.size)
+    ceiling = torch.where(opens, -1, ceiling)
 
-    time_mass = logits[..., begin:].logsumexp(dim=-1)
-    best_text = logits[..., :begin].amax(dim=-1)
-    return logits.masked_fill((time_mass > best_text)[..., None] & ~is_time, NEVER)
+    timed = prefix.timestamps[:, None]
+    ids = torch.arange(begin, vocabulary.size, device=inputs.device)
+    times = scores.times.masked_fill(timed[..., None] & ((ids < floor[..., None]) | (ids > ceiling[..., None])), NEVER)
+    mark = vocabulary.no_timestamps - vocabulary.end_of_text
+    scores.special[..., mark] = scores.special[..., mark].masked_fill(timed, NEVER)
+    ruled = replace(scores, times=times)
+    tokens, highest = _best_of_runs(ruled, vocabulary)
+    out = torch.stack([timed & (closes | first), timed & first], dim=-1)  # text, special
+    outweighs = timed & (times.logsumexp(dim=-1) > highest[..., :2].masked_fill(out, NEVER).amax(dim=-1))
+    banned = torch.cat([out | outweighs[..., None], torch.zeros_like(out[..., :1])], dim=-1)
+    return Ruled(ruled, banned, tokens, highest)
+
+
+def _best_of_runs(scores: Scores, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+    """The best id of each run and its score: [B, Q, 3]."""
+    special, time = (run.max(dim=-1) for run in (scores.special, scores.times))
+    tokens = [scores.token, special.indices + vocabulary.end_of_text, time.indices + vocabulary.timestamp_begin]
+    return torch.stack(tokens, dim=-1), torch.stack([scores.highest, special.values, time.values], dim=-1)
+
+
+def best(ruled: Ruled) -> Tensor:
+    """Return the argmax of what the rules allow, the lowest id of equals: [B, Q]."""
+    run = ruled.highest.masked_fill(ruled.banned, NEVER).argmax(dim=-1, keepdim=True)
+    return ruled.tokens.gather(-1, run)[..., 0]
+
+
+def choose(ruled: Ruled) -> tuple[Tensor, Tensor]:
+    """Return the argmax, as `best` does, and its log-probability among what the rules allow: both [B, Q]."""
+    highest = ruled.highest.masked_fill(ruled.banned, NEVER).amax(dim=-1)
+    scores = ruled.scores
+    assert scores.mass is not None
+    masses = torch.stack([scores.mass, scores.special.logsumexp(dim=-1), scores.times.logsumexp(dim=-1)], dim=-1)
+    return best(ruled), highest - masses.masked_fill(ruled.banned, NEVER).logsumexp(dim=-1)
+
+
+def sample(ruled: Ruled, temperature: float, vocabulary: Vocabulary, random: torch.Generator) -> tuple[int, float]:
+    """Draw a token at a temperature from the one position that was scored in full; its log-probability is that of temperature 1."""
+    scores = ruled.scores
+    assert scores.text is not None
+    runs = zip((scores.text, scores.special, scores.times), ruled.banned[0, 0], strict=True)
+    allowed = torch.cat([run[0, 0].masked_fill(out, NEVER) for run, out in runs]).cpu()
+    token = int(torch.multinomial((allowed / temperature).softmax(dim=-1), 1, generator=random))
+    return token, float(allowed[token] - allowed.logsumexp(dim=-1))
 
 
 def advance(prefix: Prefix, inputs: Tensor, vocabulary: Vocabulary) -> Prefix:

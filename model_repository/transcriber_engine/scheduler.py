@@ -1,77 +1,49 @@
 """Continuous batching: windows wait for a slot, decode side by side at their own pace, and leave when they are done."""
 
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition
-from typing import Literal
 
 import torch
-from torch import Tensor
 
-from transcriber_engine.draft_length import PROBE_CYCLES, Acceptance, Costs, Expectation, choose_length, fit_costs, pays
-from transcriber_engine.errors import CancelledByCallerError
-from transcriber_engine.settings import Task
-from transcriber_engine.speculation import (
-    Row,
-    accept,
-    apply_commit,
-    prefix_of,
-    propose_by_lookup,
-    propose_with_model,
-    verify,
-)
+from transcriber_engine.admission import Claim, first_in_line
+from transcriber_engine.alignment import align
+from transcriber_engine.decoding import DraftSource, PairDecoder
+from transcriber_engine.draft_length import PROBE_CYCLES, Acceptance, Costs, Expectation, choose_lengths
+from transcriber_engine.errors import CancelledByCallerError, DeadlinePassedError
+from transcriber_engine.fallback import Attempt, derived_seed, next_temperature
+from transcriber_engine.guards import closes_loop, is_silent, without_loops
+from transcriber_engine.result import Word, compression_ratio
+from transcriber_engine.speculation import Commit, Row, accept, apply_commit
 from transcriber_engine.weights import DecoderPair
+from transcriber_engine.window import Job, WindowTokens
 
-MAX_NEW_TOKENS = 224  # half the context, as openai/whisper
 CANCELLATION_CHECK_CYCLES = 4
-
-DraftSource = Literal["none", "model", "prompt_lookup"]
-
-
-@dataclass(frozen=True, eq=False)
-class WindowRequest:
-    """One window to decode."""
-
-    hidden: Tensor  # [frames, d_model], the encoder's output
-    language: str | None = None  # None: detect
-    task: Task = "transcribe"
-    timestamps: bool = False
-    previous_text: str | None = None
-    max_draft_tokens: int = 16  # 0: the target alone
-    max_new_tokens: int = MAX_NEW_TOKENS
-
-
-@dataclass(frozen=True)
-class WindowTokens:
-    """What a window decoded to; `tokens` are as committed, with timestamps, without the end of text."""
-
-    tokens: tuple[int, ...]
-    language: str
-    avg_logprob: float  # mean over the committed tokens, the end of text included
-    no_speech_prob: float  # of <|nospeech|> at the start of transcript
-    cycles: int
-    draft_tokens: int
-    accepted_tokens: int
 
 
 @dataclass(eq=False)
-class Job:
-    """A window on its way: `on_done` gets the tokens, or the exception that ended it; it is called once, on the engine's thread."""
-
-    request: WindowRequest
-    on_done: Callable[[WindowTokens | BaseException], None]
-    is_cancelled: Callable[[], bool] = lambda: False
+class _Waiting:
+    job: Job
+    claim: Claim
 
 
 @dataclass(eq=False)
 class _Active:
     job: Job
+    claim: Claim
     row: Row
     language: str
     no_speech_prob: float
     acceptance: Acceptance
+    is_loop: bool = False  # decoding was ended, since it repeated itself
+    output_tokens: int = 0  # committed, over all temperatures
+
+    @property
+    def watches_loops(self) -> bool:
+        """Whether the request allows to end what repeats itself; what it says then is no longer all that the target says."""
+        return self.job.request.guards or self.job.request.temperature_fallback
 
 
 @dataclass
@@ -80,6 +52,8 @@ class Counters:
 
     windows: int = 0
     cancelled_windows: int = 0
+    late_windows: int = 0  # whose deadline passed before they had a slot
+    fallbacks: int = 0  # times that a window was decoded again at a higher temperature
     cycles: int = 0
     output_tokens: int = 0
     draft_tokens: int = 0
@@ -90,45 +64,57 @@ class Scheduler:
     """Owns the slots of one decoder pair. `submit` may be called from any thread, `step` from the engine's thread alone."""
 
     def __init__(
-        self, pair: DecoderPair, slots: int, draft_source: DraftSource, max_draft_tokens: int, costs: Costs | None = None
+        self,
+        pair: DecoderPair,
+        slots: int,
+        draft_source: DraftSource,
+        max_draft_tokens: int,
+        costs: Costs | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Allocate the slots; without `costs` (see `calibrate`) drafts are as long as allowed."""
+        """Allocate the slots; without `costs` (see `calibrate`) drafts are as long as allowed. Deadlines are on the clock `now`."""
         self.pair = pair
         self.slots = slots
-        self.draft_source: DraftSource = "none" if draft_source == "model" and pair.draft is None else draft_source
-        self.max_draft_tokens = max_draft_tokens if self.draft_source != "none" else 0
+        self.decoder = PairDecoder(pair, slots, draft_source, max_draft_tokens)
         self.counters = Counters()
-        self._device = pair.target.embed_tokens.device
-        self._cache = pair.target.allocate(slots)
-        self._draft_cache = pair.draft.allocate(slots) if pair.draft is not None else None
         self._free = list(reversed(range(slots)))
         self._active: list[_Active] = []
-        self._waiting: deque[Job] = deque()
+        self._waiting: list[_Waiting] = []
         self._changed = Condition()
         self._costs = costs
+        self._now = now
         # A draft is often good at text and bad at timestamps, or good in one language alone.
         self._expectations: defaultdict[tuple[str, bool], Expectation] = defaultdict(Expectation)
 
     @property
     def active(self) -> int:
         """Slots in use."""
-        return len(self._active)
+        return self.slots - len(self._free)
 
     @property
     def held(self) -> int:
         """Windows in slots or waiting for one here."""
-        return len(self._active) + len(self._waiting)
+        return self.active + len(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Windows here that have no slot."""
+        return len(self._waiting)
 
     def submit(self, job: Job) -> None:
-        """Queue a window; it gets a slot in the order of arrival."""
+        """Queue a window; `admission` says in which order the slots are given."""
+        request = object() if job.request_key is None else job.request_key
         with self._changed:
-            self._waiting.append(job)
+            self._waiting.append(_Waiting(job, Claim.of(request, job.deadline_seconds, self._now())))
             self._changed.notify_all()
 
     def wait_for_room(self, timeout_seconds: float) -> bool:
-        """Wait until a slot is free for one more window; False when the time ran out first."""
+        """Wait until one more window may come; False when the time ran out first.
+
+        As many may wait here as there are slots: who goes first can only be chosen among those that are here.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: self.held < self.slots, timeout_seconds)
+            return self._changed.wait_for(lambda: self.held < 2 * self.slots, timeout_seconds)
 
     def wait_for_work(self, timeout_seconds: float) -> bool:
         """Wait until there is a window to decode; False when the time ran out first."""
@@ -138,7 +124,7 @@ class Scheduler:
     def fail_all(self, error: BaseException) -> None:
         """End every window with an error: called when the engine cannot go on."""
         with self._changed:
-            jobs = [a.job for a in self._active] + list(self._waiting)
+            jobs = [a.job for a in self._active] + [w.job for w in self._waiting]
             self._free = list(reversed(range(self.slots)))
             self._active.clear()
             self._waiting.clear()
@@ -150,6 +136,7 @@ class Scheduler:
     def step(self) -> bool:
         """Admit, run one cycle, release what is done; False when there was nothing to do."""
         self._drop_cancelled()
+        self._drop_late()
         self._admit_waiting()
         if not self._active:
             return False
@@ -161,34 +148,12 @@ class Scheduler:
         while self.step():
             pass
 
-    @torch.inference_mode()
-    def calibrate(self, now: Callable[[], float] = time.perf_counter) -> Costs | None:
+    def calibrate(self) -> None:
         """Measure what drafting and verifying cost here, so that the draft length fits; also warms everything up."""
-        if self.max_draft_tokens == 0:
-            return None
-        draft_seconds: dict[int, float] = {}
-        verify_seconds: dict[tuple[int, int], float] = {}
-        prompt = [self.pair.tokenizer.start_of_transcript] * 4
-        for count in sorted({1, self.slots}):
-            rows = [Row(slot, list(prompt), 4, 64, timestamps=False, draft_cap=1) for slot in range(count)]
-            prefix = prefix_of(rows, self.pair.vocabulary, self._device)
-            for width in (1, 1 + self.max_draft_tokens):
-                drafts = torch.full((count, width - 1), prompt[0], device=self._device)
-                verify_seconds[count, width] = _best_seconds(
-                    lambda r=rows, d=drafts, p=prefix: verify(  # type: ignore[misc]
-                        self.pair.target, self._cache, r, d, p, self.pair.vocabulary
-                    ),
-                    now,
-                )
-            draft_seconds[count] = _best_seconds(lambda r=rows: self._propose(r, 2), now) / 2  # type: ignore[misc]
-        self._costs = fit_costs(draft_seconds, verify_seconds)
-        return self._costs
+        self._costs = self.decoder.calibrate()
 
     def _drop_cancelled(self) -> None:
-        with self._changed:
-            dropped = [job for job in self._waiting if job.is_cancelled()]
-            for job in dropped:
-                self._waiting.remove(job)
+        dropped = self._take_waiting(lambda job: job.is_cancelled())
         due = [a for a in self._active if a.row.cycles % CANCELLATION_CHECK_CYCLES == 0 and a.job.is_cancelled()]
         for active in due:
             self._release(active)
@@ -196,102 +161,142 @@ class Scheduler:
         for job in [*dropped, *(a.job for a in due)]:
             job.on_done(CancelledByCallerError("cancelled by the caller"))
 
+    def _drop_late(self) -> None:
+        now = self._now()
+        late = self._take_waiting(lambda job: job.deadline_seconds is not None and job.deadline_seconds <= now)
+        self.counters.late_windows += len(late)
+        for job in late:
+            job.on_done(DeadlinePassedError())
+
+    def _take_waiting(self, condition: Callable[[Job], bool]) -> list[Job]:
+        with self._changed:
+            taken = [waiting for waiting in self._waiting if condition(waiting.job)]
+            for waiting in taken:
+                self._waiting.remove(waiting)
+            if taken:
+                self._changed.notify_all()
+        return [waiting.job for waiting in taken]
+
     def _admit_waiting(self) -> None:
         while self._free:
             with self._changed:
                 if not self._waiting:
                     return
-                job = self._waiting.popleft()
+                held = Counter(active.claim.request for active in self._active)
+                first = first_in_line([waiting.claim for waiting in self._waiting], held, self.slots)
+                waiting = self._waiting.pop(first)
                 slot = self._free.pop()
             try:
-                active = self._admit(job, slot)
+                active = self._admit(waiting, slot)
             except Exception as error:  # one window's bad request must not end the others
                 with self._changed:
                     self._free.append(slot)
                     self._changed.notify_all()
-                job.on_done(error)
+                waiting.job.on_done(error)
                 continue
             self._active.append(active)
 
-    def _admit(self, job: Job, slot: int) -> _Active:
-        request, tokenizer, target = job.request, self.pair.tokenizer, self.pair.target
+    def _admit(self, waiting: _Waiting, slot: int) -> _Active:
+        request, tokenizer = waiting.job.request, self.pair.tokenizer
         if request.language is not None:
             tokenizer.check_language(request.language)
-        hidden = request.hidden.to(self._device)
-        target.admit(self._cache, slot, hidden)
+        cap = min(request.max_draft_tokens, self.decoder.max_draft_tokens)
+        self.decoder.admit(slot, request.hidden, with_draft=cap > 0)
         language = request.language or self._detect_language(slot)
-        prompt = tokenizer.prompt(language, request.task, timestamps=request.timestamps, previous_text=request.previous_text)
-        start = prompt.index(tokenizer.start_of_transcript)
-        scores = target.logits(self._prefill(slot, prompt)[0, start])
+        prompt = tokenizer.prompt(
+            language,
+            request.task,
+            timestamps=request.timestamps,
+            previous_text=request.previous_text,
+            hotwords=request.hotwords,
+        )
+        scores = self.decoder.prefill(slot, prompt, prompt.index(tokenizer.start_of_transcript))
         limit = min(self.pair.config.max_target_positions, len(prompt) + request.max_new_tokens)
-        cap = min(request.max_draft_tokens, self.max_draft_tokens)
-        if cap and self._draft_cache is not None:
-            assert self.pair.draft is not None
-            self.pair.draft.admit(self._draft_cache, slot, hidden)
         row = Row(slot, prompt, len(prompt), limit, timestamps=request.timestamps, draft_cap=cap)
         no_speech = float(scores.softmax(dim=-1)[tokenizer.no_speech])
-        return _Active(job, row, language, no_speech, Acceptance(self._expectations[language, request.timestamps]))
-
-    def _prefill(self, slot: int, tokens: Sequence[int]) -> Tensor:
-        ids = torch.tensor([list(tokens)], device=self._device)
-        zero = torch.zeros(1, dtype=torch.long, device=self._device)
-        hidden: Tensor = self.pair.target(self._cache, [slot], ids, zero, len(tokens))
-        return hidden
+        acceptance = Acceptance(self._expectations[language, request.timestamps])
+        return _Active(waiting.job, waiting.claim, row, language, no_speech, acceptance)
 
     def _detect_language(self, slot: int) -> str:
         tokenizer = self.pair.tokenizer
         if not tokenizer.languages:
             return "en"
-        scores = self.pair.target.logits(self._prefill(slot, [tokenizer.start_of_transcript])[0, 0])
-        ids = torch.tensor(sorted(tokenizer.languages.values()), device=self._device)
+        scores = self.decoder.prefill(slot, [tokenizer.start_of_transcript], 0)
+        ids = torch.tensor(sorted(tokenizer.languages.values()), device=scores.device)
         return tokenizer.language_of(int(ids[scores[ids].argmax()]))
 
     def _cycle(self) -> None:
         """Draft, verify and commit for every active row."""
-        drafting, count = self._draft_plan()
-        offered = {a.row.slot: min(count, a.row.draft_cap) for a in drafting}
-        rows = [a.row for a in self._active]
-        drafts = torch.zeros((len(rows), count), dtype=torch.long, device=self._device)
-        if count:
-            where = [i for i, row in enumerate(rows) if row.slot in offered]
-            drafts[where] = self._propose([rows[i] for i in where], count)
-        vocabulary = self.pair.vocabulary
-        prefix = prefix_of(rows, vocabulary, self._device)
-        choices, logprobs = verify(self.pair.target, self._cache, rows, drafts, prefix, vocabulary)
-        decided = zip(self._active, drafts.tolist(), choices.tolist(), logprobs.tolist(), strict=True)
-        for active, draft, choice, logprob in decided:
-            given = offered.get(active.row.slot, 0)
-            commit = accept(active.row, draft[:given], choice, logprob, vocabulary.end_of_text)
-            apply_commit(active.row, commit, given, vocabulary.end_of_text)
-            active.acceptance.observe(commit.accepted, given)
-            self.counters.output_tokens += len(commit.tokens)
-            self.counters.draft_tokens += given
-            self.counters.accepted_tokens += commit.accepted
+        end = self.pair.vocabulary.end_of_text
+        plan = sorted(zip(self._draft_lengths(), self._active, strict=True), key=lambda planned: -planned[0])
+        drafts = self._drafts([(active.row, count) for count, active in plan])
+        verified = self.decoder.verify([active.row for _, active in plan], drafts)
+        for (count, active), draft, judged in zip(plan, drafts, verified, strict=True):
+            commit = accept(active.row, draft, judged, end)
+            self._commit(active, commit, count)
+            active.acceptance.observe(commit.accepted, count)
         self.counters.cycles += 1
         for active in [a for a in self._active if a.row.done]:
-            self._release(active)
-            self.counters.windows += 1
-            active.job.on_done(self._outcome(active))
+            if not self._decodes_again(active):
+                self._finish(active)
 
-    def _draft_plan(self) -> tuple[list[_Active], int]:
-        """Return the rows that draft in this cycle, and how many tokens; a row whose drafts do not pay rests, but for probes."""
-        able = [a for a in self._active if a.row.draft_cap]
-        most = max((a.row.draft_cap for a in able), default=0)
-        if self._costs is None or not able:
-            return able, most
-        paying = [a for a in able if pays(a.acceptance.rate, len(self._active), self._costs, most)]
-        probing = [a for a in able if a not in paying and a.row.cycles % PROBE_CYCLES == 0]
-        drafting = paying + probing
-        count = choose_length([a.acceptance.rate for a in drafting], len(self._active) - len(drafting), self._costs, most)
-        return drafting, max(count, 1) if drafting else 0
+    def _commit(self, active: _Active, commit: Commit, given: int) -> None:
+        """Write what a cycle decided into its row; what closes a loop ends it, where the request allows that."""
+        row, end = active.row, self.pair.vocabulary.end_of_text
+        if active.watches_loops and (closed := closes_loop(row.generated, commit.tokens, end)) is not None:
+            commit = replace(commit, tokens=commit.tokens[:closed], logprobs=commit.logprobs[:closed])
+            active.is_loop = True
+        apply_commit(row, commit, given, end)
+        row.done = row.done or active.is_loop
+        active.output_tokens += len(commit.tokens)
+        self.counters.output_tokens += len(commit.tokens)
+        self.counters.draft_tokens += given
+        self.counters.accepted_tokens += commit.accepted
 
-    def _propose(self, rows: Sequence[Row], count: int) -> Tensor:
-        if self.draft_source == "prompt_lookup":
-            return propose_by_lookup(rows, count, self._device)
-        assert self.pair.draft is not None
-        assert self._draft_cache is not None
-        prefix = prefix_of(rows, self.pair.vocabulary, self._device)
-        return propose_with_model(self.pair.draft, self._draft_cache, rows, count, prefix, self.pair.vocabulary)
+    def _decodes_again(self, active: _Active) -> bool:
+        """Begin a window that came out badly anew, at the next temperature, in its slot and on what its prompt left there."""
+        request, row = active.job.request, active.row
+        if not request.temperature_fallback:
+            return False
+        repetition = compression_ratio(self.pair.tokenizer.text(row.generated))
+        temperature = next_temperature(
+            Attempt(
+                row.temperature, repetition, row.avg_logprob, active.no_speech_prob, request.heard_seconds, is_loop=active.is_loop
+            )
+        )
+        if temperature is None:
+            return False
+        active.row = row.rewound(temperature, derived_seed(request.seed, temperature))
+        active.is_loop = False
+        self.counters.fallbacks += 1
+        return True
+
+    def _finish(self, active: _Active) -> None:
+        """Answer a window and give its slot back, in this order: the times of words are read from the slot."""
+        try:
+            outcome: WindowTokens | Exception = self._outcome(active)
+        except Exception as error:  # what is wrong with one window must not end the others
+            outcome = error
+        self._release(active)
+        self.counters.windows += 1
+        active.job.on_done(outcome)
+
+    def _draft_lengths(self) -> list[int]:
+        """Return how many tokens to draft for each active row; one whose drafts do not pay rests, but for probes."""
+        most = [a.row.draft_cap for a in self._active]
+        if self._costs is None:
+            return most
+        lengths = choose_lengths([a.acceptance.rate for a in self._active], most, self._costs)
+        return [
+            length or min(a.row.draft_cap, a.row.cycles % PROBE_CYCLES == 0)
+            for length, a in zip(lengths, self._active, strict=True)
+        ]
+
+    def _drafts(self, plan: Sequence[tuple[Row, int]]) -> list[list[int]]:
+        """Draft for each row its count of tokens, the longest first; for those at the end none."""
+        drafting = [(row, count) for row, count in plan if count]
+        drafted = self.decoder.propose(*zip(*drafting, strict=True)) if drafting else []
+        return [*drafted, *([] for _ in plan[len(drafting) :])]
 
     def _release(self, active: _Active) -> None:
         with self._changed:
@@ -300,27 +305,33 @@ class Scheduler:
             self._changed.notify_all()
 
     def _outcome(self, active: _Active) -> WindowTokens:
-        row = active.row
-        end = self.pair.vocabulary.end_of_text
+        request, row, end = active.job.request, active.row, self.pair.vocabulary.end_of_text
+        tokens = tuple(token for token in row.generated if token != end)
+        if request.guards:
+            tokens = without_loops(tokens, end)
         return WindowTokens(
-            tokens=tuple(t for t in row.generated if t != end),
+            tokens=tokens,
             language=active.language,
-            avg_logprob=row.sum_logprob / max(len(row.generated), 1),
+            avg_logprob=row.avg_logprob,
             no_speech_prob=active.no_speech_prob,
             cycles=row.cycles,
+            output_tokens=active.output_tokens,
             draft_tokens=row.drafted,
             accepted_tokens=row.accepted,
+            temperature=row.temperature,
+            words=self._words(active, tokens) if request.words else (),
         )
 
-
-def _best_seconds(run: Callable[[], object], now: Callable[[], float], repeats: int = 3) -> float:
-    """Return the shortest of a few runs, the first not counted."""
-    run()
-    seconds = []
-    for _ in range(repeats):
-        start = now()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(now() - start)
-    return min(seconds)
+    def _words(self, active: _Active, tokens: Sequence[int]) -> tuple[tuple[Word, ...], ...]:
+        request = active.job.request
+        if is_silent(active.no_speech_prob, active.row.avg_logprob, request.heard_seconds):
+            return ()
+        return align(
+            self.pair,
+            self.decoder.cache,
+            active.row.slot,
+            self.pair.tokenizer.segments(tokens, request.audio_seconds),
+            language=active.language,
+            task=request.task,
+            audio_seconds=request.audio_seconds,
+        )

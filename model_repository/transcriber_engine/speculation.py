@@ -6,16 +6,18 @@ for token, whatever the draft says, however many rows share the batch and howeve
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from transcriber_engine.cache import SlotCache
 from transcriber_engine.decoder import Decoder
-from transcriber_engine.rules import Prefix, Vocabulary, advance, apply_rules
+from transcriber_engine.ragged import Block, RaggedTokens
+from transcriber_engine.rules import Prefix, Vocabulary, advance, best, choose, rule, sample, split_scores
 
-KEY_LIMIT_STEP = 64  # keys are read up to a multiple of this, so that few shapes occur
+SEEDS_APART = 1 << 16  # more than the positions of a row
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Row:
     max_length: int  # prompt and committed tokens at most
     timestamps: bool
     draft_cap: int  # most draft tokens this row takes in a cycle; 0: the target alone decodes it
+    temperature: float = 0.0  # 0: the argmax; else tokens are drawn, from `seed` and their position
+    seed: int = 0
     draft_length: int = 0  # positions whose keys the draft's cache holds
     sum_logprob: float = 0.0
     done: bool = False
@@ -40,9 +44,29 @@ class Row:
         """Tokens committed after the prompt."""
         return self.tokens[self.prompt_length :]
 
+    @property
+    def avg_logprob(self) -> float:
+        """Mean log-probability of the committed tokens, the end of text included; 0 before the first."""
+        return self.sum_logprob / max(len(self.generated), 1)
+
+    def rewound(self, temperature: float, seed: int) -> "Row":
+        """Return this row at its prompt again, to be drawn at a temperature; the keys of the prompt are still in the slot."""
+        prompt = self.tokens[: self.prompt_length]
+        return replace(
+            self, tokens=prompt, temperature=temperature, seed=seed, draft_cap=0, draft_length=0, sum_logprob=0.0, done=False
+        )
+
     def last_timestamp(self, timestamp_begin: int) -> int:
         """Return the last committed timestamp token, -1 for none."""
         return next((t for t in reversed(self.generated) if t >= timestamp_begin), -1)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The target's choice at each drafted position of a row and the one after, and its log-probability."""
+
+    choices: list[int]
+    logprobs: list[float]
 
 
 @dataclass(frozen=True)
@@ -67,55 +91,59 @@ def prefix_of(rows: Sequence[Row], vocabulary: Vocabulary, device: torch.device)
     )
 
 
-def _run(decoder: Decoder, cache: SlotCache, rows: Sequence[Row], tokens: Tensor, starts: Sequence[int]) -> Tensor:
-    """Run tokens [B, Q] standing at `starts`; hidden states [B, Q, d_model]."""
-    longest = max(starts) + tokens.shape[1]
-    limit = min(-(-longest // KEY_LIMIT_STEP) * KEY_LIMIT_STEP, cache.self_keys[0].shape[2])
-    at = torch.tensor(starts, device=tokens.device)
-    return decoder(cache, [row.slot for row in rows], tokens, at, limit)  # type: ignore[no-any-return]
+def _opening(rows: Sequence[Row], first_tokens: Sequence[int], device: torch.device) -> Tensor | None:
+    """Where in a run of tokens stand the first ones that a row generates: int64 [n], None for nowhere."""
+    found = [first for row, first in zip(rows, first_tokens, strict=True) if not row.generated]
+    return torch.tensor(found, device=device) if found else None
 
 
 def catch_up(draft: Decoder, cache: SlotCache, row: Row, until: int) -> None:
     """Feed the draft what it missed of a row, up to position `until`."""
-    missed = torch.tensor([row.tokens[row.draft_length : until]], device=draft.embed_tokens.device)
-    _run(draft, cache, [row], missed, [row.draft_length])
+    missed = row.tokens[row.draft_length : until]
+    draft(cache, RaggedTokens.of_rows([(row.slot, row.draft_length, missed)], draft.device))
     row.draft_length = until
 
 
 def propose_with_model(
-    draft: Decoder, cache: SlotCache, rows: Sequence[Row], count: int, prefix: Prefix, vocabulary: Vocabulary
-) -> Tensor:
-    """Let the draft decoder continue each row by `count` tokens, greedily and under the target's rules: int64 [B, count].
+    draft: Decoder, cache: SlotCache, rows: Sequence[Row], counts: Sequence[int], prefix: Prefix, vocabulary: Vocabulary
+) -> list[list[int]]:
+    """Let the draft decoder continue each row by its count of tokens, greedily and under the target's rules.
 
-    The draft's cache lags by one or two tokens after a cycle with speculation, and by more after cycles without. The first step
-    feeds the last two to every row, since writing a position again is harmless; rows that lag more catch up alone before.
+    `counts` fall from row to row: the rows that draft longest come first. The draft's cache lags by one or two tokens after a cycle
+    with speculation, and by more after cycles without. The first step feeds the last two to every row, since writing a position
+    again is harmless; rows that lag more catch up alone before. `vocabulary` is that of the draft's head.
     """
     lengths = [len(row.tokens) for row in rows]
     width = min(2, *lengths)
-    starts = [length - width for length in lengths]
-    for row, start in zip(rows, starts, strict=True):
-        if row.draft_length < start:
-            catch_up(draft, cache, row, start)
-    tokens = torch.tensor([row.tokens[-width:] for row in rows], device=draft.embed_tokens.device)
+    for row, length in zip(rows, lengths, strict=True):
+        if row.draft_length < length - width:
+            catch_up(draft, cache, row, length - width)
+    heads = torch.tensor([(row.slot, length) for row, length in zip(rows, lengths, strict=True)], device=draft.device)
+    slots, ends = heads[:, 0].contiguous(), heads[:, 1].contiguous()
+    last = torch.tensor([row.tokens[-width:] for row in rows], device=draft.device)
+    opening = _opening(rows, range(len(rows)), draft.device)
     proposed: list[Tensor] = []
-    last = tokens[:, -1]
-    for step in range(count):
-        hidden = _run(draft, cache, rows, tokens, starts)[:, -1:]
-        scores = apply_rules(draft.logits(hidden), last[:, None], prefix, vocabulary)
-        prefix = advance(prefix, last, vocabulary)
-        last = scores[:, 0].argmax(dim=-1)
-        proposed.append(last)
-        tokens, starts = last[:, None], [length + step for length in lengths]
-    return torch.stack(proposed, dim=1)
+    for step in range(max(counts)):
+        going = sum(count > step for count in counts)
+        last, prefix = last[:going], prefix.first(going)
+        hidden = draft(cache, RaggedTokens.of_equal_rows(slots[:going], last, ends[:going] + step - last.shape[1]))
+        newest = hidden.unflatten(0, (going, -1))[:, -1]
+        scores = draft.score(newest, vocabulary, opening if step == 0 else None, with_mass=False)
+        ruled = rule(scores.of(Block(0, going, 0, 1)), last[:, -1:], prefix, vocabulary)
+        prefix = advance(prefix, last[:, -1], vocabulary)
+        last = best(ruled)
+        proposed.append(last[:, 0])
+    columns = [column.tolist() for column in proposed]
+    return [[columns[step][i] for step in range(count)] for i, count in enumerate(counts)]
 
 
-def propose_by_lookup(rows: Sequence[Row], count: int, device: torch.device, longest_match: int = 3) -> Tensor:
-    """Continue each row as its own text continued after the latest earlier match of its last tokens: int64 [B, count].
+def propose_by_lookup(rows: Sequence[Row], counts: Sequence[int], longest_match: int = 3) -> list[list[int]]:
+    """Continue each row as its own text continued after the latest earlier match of its last tokens.
 
     Needs no draft model and works in any language; a row without a match proposes its last token again and loses nothing but the
     verification of it.
     """
-    return torch.tensor([_look_up(row.tokens, count, longest_match) for row in rows], device=device)
+    return [_look_up(row.tokens, count, longest_match) for row, count in zip(rows, counts, strict=True)]
 
 
 def _look_up(tokens: Sequence[int], count: int, longest_match: int) -> list[int]:
@@ -129,29 +157,50 @@ def _look_up(tokens: Sequence[int], count: int, longest_match: int) -> list[int]
 
 
 def verify(
-    target: Decoder, cache: SlotCache, rows: Sequence[Row], drafts: Tensor, prefix: Prefix, vocabulary: Vocabulary
-) -> tuple[Tensor, Tensor]:
-    """Return the target's choice at every drafted position and the one after, and its log-probability: both [B, K+1].
+    target: Decoder, cache: SlotCache, rows: Sequence[Row], drafts: Sequence[Sequence[int]], vocabulary: Vocabulary
+) -> list[Verified]:
+    """Let the target judge each row's draft: its choice at every token and after them, with the prefix it has if all before hold.
 
-    Each position is scored under the rules with the prefix it has if all drafts before it are accepted.
+    The choice is the argmax under the rules, or at a row with a temperature what is drawn as its next token. Rows with drafts of
+    one length must be neighbours.
     """
-    last = torch.tensor([[row.tokens[-1]] for row in rows], device=drafts.device)
-    inputs = torch.cat([last, drafts], dim=1)
-    hidden = _run(target, cache, rows, inputs, [len(row.tokens) - 1 for row in rows])
-    scores = apply_rules(target.logits(hidden), inputs, prefix, vocabulary)
-    choices = scores.argmax(dim=-1)
-    chosen = scores.gather(-1, choices[..., None])[..., 0]
-    return choices, chosen - scores.logsumexp(dim=-1)
+    given = zip(rows, drafts, strict=True)
+    tokens = RaggedTokens.of_rows(
+        [(row.slot, len(row.tokens) - 1, [row.tokens[-1], *draft]) for row, draft in given], target.device
+    )
+    hidden = target(cache, tokens)
+    firsts = [0, *accumulate(len(draft) + 1 for draft in drafts)][:-1]
+    scores = target.score(hidden, vocabulary, _opening(rows, firsts, target.device), with_mass=True)
+    verified: list[Verified] = []
+    for block in tokens.blocks:
+        prefix = prefix_of(rows[block.first_row : block.first_row + block.rows], vocabulary, target.device)
+        choices, logprobs = choose(rule(scores.of(block), block.of_tokens(tokens.ids), prefix, vocabulary))
+        verified += [Verified(c, p) for c, p in zip(choices.tolist(), logprobs.tolist(), strict=True)]
+    for i, row in enumerate(rows):
+        if row.temperature > 0:
+            verified[i] = _draw(target.logits(hidden[firsts[i]]), row, vocabulary)
+    return verified
 
 
-def accept(row: Row, draft: Sequence[int], choices: Sequence[int], logprobs: Sequence[float], end_of_text: int) -> Commit:
+def _draw(logits: Tensor, row: Row, vocabulary: Vocabulary) -> Verified:
+    """Draw a row's next token, from its seed and position alone, so that neither neighbours nor slots change what it says."""
+    prefix = prefix_of([row], vocabulary, logits.device)
+    scores = split_scores(logits[None], vocabulary, _opening([row], [0], logits.device), with_mass=False)
+    ruled = rule(scores.of(Block(0, 1, 0, 1)), torch.tensor([[row.tokens[-1]]], device=logits.device), prefix, vocabulary)
+    random = torch.Generator().manual_seed(row.seed * SEEDS_APART + len(row.tokens))
+    token, logprob = sample(ruled, row.temperature, vocabulary, random)
+    return Verified([token], [logprob])
+
+
+def accept(row: Row, draft: Sequence[int], verified: Verified, end_of_text: int) -> Commit:
     """Decide what a row commits: the longest run of drafts equal to the target's choices, and the choice after them."""
+    choices = verified.choices
     accepted = next((i for i, token in enumerate(draft) if token != choices[i]), len(draft))
     room = row.max_length - len(row.tokens)
-    tokens = list(choices[: min(accepted + 1, room)])
+    tokens = choices[: min(accepted + 1, room)]
     if end_of_text in tokens:
         tokens = tokens[: tokens.index(end_of_text) + 1]
-    return Commit(tokens, accepted, list(logprobs[: len(tokens)]))
+    return Commit(tokens, accepted, verified.logprobs[: len(tokens)])
 
 
 def apply_commit(row: Row, commit: Commit, drafted: int, end_of_text: int) -> None:

@@ -71,13 +71,21 @@ class WhisperTokenizer:
             known = ", ".join(sorted(self.languages or ["en"]))
             raise RequestError("OPTIONS.language", f"{language!r} is not a language of this model; known are {known}")
 
-    def prompt(self, language: str, task: Task, *, timestamps: bool, previous_text: str | None) -> list[int]:
-        """Return the ids that open a row: [previous text,] start, language, task[, no timestamps]."""
-        ids: list[int] = []
-        if previous_text and previous_text.strip():
-            # Encoded as ordinary text: a control token written in a prompt stays the characters it is made of.
-            text = self._encode_plain(" " + previous_text.strip())
-            ids += [self.start_of_previous, *text[-PROMPT_TOKENS:]]
+    def check_hotwords(self, hotwords: str) -> None:
+        """Raise RequestError where the hotwords do not fit into the room that a prompt has."""
+        count = len(self._encode_plain(hotwords))
+        if count > PROMPT_TOKENS:
+            raise RequestError("OPTIONS.hotwords", f"are {count} tokens, at most {PROMPT_TOKENS} fit; send fewer words")
+
+    def prompt(
+        self, language: str, task: Task, *, timestamps: bool, previous_text: str | None, hotwords: str | None = None
+    ) -> list[int]:
+        """Return the ids that open a row: [hotwords, end of the previous text,] start, language, task[, no timestamps]."""
+        ids = self._encode_plain(hotwords)
+        text = self._encode_plain(previous_text)
+        ids += text[max(len(text) - (PROMPT_TOKENS - len(ids)), 0) :]
+        if ids:
+            ids.insert(0, self.start_of_previous)
         ids.append(self.start_of_transcript)
         if self.languages:
             ids += [self.languages[language], self._id(f"<|{task}|>")]
@@ -85,8 +93,11 @@ class WhisperTokenizer:
             ids.append(self.no_timestamps)
         return ids
 
-    def _encode_plain(self, text: str) -> list[int]:
-        pieces = text.replace("<|", "<\u200b|")
+    def _encode_plain(self, text: str | None) -> list[int]:
+        """Encode ordinary text: a control token written in it stays the characters it is made of."""
+        if not text or not text.strip():
+            return []
+        pieces = (" " + text.strip()).replace("<|", "<\u200b|")
         ids = self._tokenizer.encode(pieces, add_special_tokens=False).ids
         return [i for i in ids if i < self.end_of_text]
 

@@ -7,13 +7,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from transcriber_engine.decoder import Decoder
+from transcriber_engine.decoder import Decoder, MakeLinear
 from transcriber_engine.encoder import Encoder
+from transcriber_engine.head import FullHead, Head, ScreenedHead
+from transcriber_engine.linear import DraftLinear, HalvedLinear, InvariantLinear, packs
 from transcriber_engine.model_config import DRAFT_FILE, TARGET_FILE, TOKENIZER_FILE, ModelConfig
 from transcriber_engine.rules import Vocabulary
 from transcriber_engine.tokens import WhisperTokenizer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
+"""By precision, what is loaded and computed in; int8 is what linear layers are quantised to, and float32 the rest."""
 DRAFT_TEXT_IDS = 8192
 MAX_INITIAL_TIMESTAMP_STEPS = 50  # openai/whisper: the first words start within a second of the window's start
 
@@ -29,10 +32,17 @@ class DecoderPair:
     draft: Decoder | None
 
 
-def load_encoder(weights_dir: Path, precision: str, device: str) -> Encoder:
-    """Load the encoder; raises FileNotFoundError, or RuntimeError naming missing tensors."""
+def load_encoder(weights_dir: Path, precision: str, device: str, *, for_export: bool = False) -> Encoder:
+    """Load the encoder, as fast as it gets here, or as torch can export it; RuntimeError names what tensors are missing."""
     tensors = _tensors(weights_dir / TARGET_FILE, "model.encoder.", precision, device)
-    return Encoder.from_tensors(ModelConfig.read(weights_dir), tensors)
+    encoder = Encoder.from_tensors(ModelConfig.read(weights_dir), tensors)
+    if precision == "int8":
+        from transcriber_engine.quantized import quantize_linears  # here, since no other precision needs ONNX Runtime
+
+        quantize_linears(encoder)
+    elif precision == "float32" and not for_export and packs(encoder.conv1.weight):
+        encoder.pack()
+    return encoder
 
 
 def load_decoders(weights_dir: Path, precision: str, device: str, *, with_draft: bool = True) -> DecoderPair:
@@ -40,35 +50,75 @@ def load_decoders(weights_dir: Path, precision: str, device: str, *, with_draft:
     config = ModelConfig.read(weights_dir)
     tokenizer = WhisperTokenizer.read(weights_dir / TOKENIZER_FILE)
     tensors = _tensors(weights_dir / TARGET_FILE, "model.decoder.", precision, device)
-    target = Decoder(config, tensors, config.decoder_layers)
+    linear = make_linear(precision)
+    words = vocabulary(config, tokenizer, torch.device(device))
+    embeddings = tensors["model.decoder.embed_tokens.weight"]
+    rounded = precision == "int8"
+    target = Decoder(
+        config, tensors, config.decoder_layers, target_head(embeddings, words, linear), linear, approximate=rounded
+    )
     draft = None
     if with_draft and config.draft_decoder_layers:
         shared = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
         own = _tensors(weights_dir / DRAFT_FILE, "model.decoder.", precision, device)
-        draft = Decoder(config, shared | own, config.draft_decoder_layers, draft_head_ids(config, tokenizer, device))
-    return DecoderPair(config, tokenizer, vocabulary(config, tokenizer, torch.device(device)), target, draft)
+        fast = draft_linear(precision, device)
+        head = FullHead(embeddings[draft_head_ids(config, tokenizer, device)], fast)
+        draft = Decoder(config, shared | own, config.draft_decoder_layers, head, fast, approximate=rounded or fast is DraftLinear)
+    return DecoderPair(config, tokenizer, words, target, draft)
+
+
+def make_linear(precision: str) -> MakeLinear:
+    """Return what makes a decoder's linear layers of their weights in a precision."""
+    if precision != "int8":
+        return InvariantLinear
+    from transcriber_engine.quantized import QuantizedLinear  # here, since no other precision needs ONNX Runtime
+
+    return QuantizedLinear
+
+
+def draft_linear(precision: str, device: str) -> MakeLinear:
+    """Return the same for a draft: the fastest there is, for what a draft computes need not be exact."""
+    if precision == "float32" and device == "cpu" and HalvedLinear.is_fast():
+        return DraftLinear
+    return make_linear(precision)
+
+
+def target_head(embeddings: Tensor, words: Vocabulary, linear: MakeLinear) -> Head:
+    """Return the head over all ids that is fastest here; each finds the argmax itself."""
+    if linear is InvariantLinear and embeddings.dtype == torch.float32 and not embeddings.is_cuda and HalvedLinear.is_fast():
+        return ScreenedHead(embeddings, words, linear)
+    return FullHead(embeddings, linear)
 
 
 def draft_head_ids(config: ModelConfig, tokenizer: WhisperTokenizer, device: str) -> Tensor:
-    """Return the ids a draft may say: the first text ids, which byte-pair merging numbered by frequency, and all special ones."""
+    """Return the ids a draft may say: the first text ids, which byte-pair merging numbered by frequency, and all special ones.
+
+    A draft needs few ids to be right often, and its head is most of its cost.
+    """
     text = torch.arange(min(DRAFT_TEXT_IDS, tokenizer.end_of_text))
     return torch.cat([text, torch.arange(tokenizer.end_of_text, config.vocab_size)]).to(device)
 
 
 def vocabulary(config: ModelConfig, tokenizer: WhisperTokenizer, device: torch.device) -> Vocabulary:
-    """Build the masks that the rules apply."""
+    """Gather what the rules speak of."""
+    end = tokenizer.end_of_text
 
-    def mask(ids: tuple[int, ...]) -> Tensor:
-        marked = torch.zeros(config.vocab_size, dtype=torch.bool, device=device)
-        marked[list(ids)] = True
-        return marked
+    def text(ids: tuple[int, ...]) -> Tensor:
+        return torch.tensor([i for i in ids if i < end], dtype=torch.long, device=device)
+
+    def special(ids: tuple[int, ...]) -> Tensor:
+        return torch.tensor([i - end for i in ids if i >= end], dtype=torch.long, device=device)
 
     return Vocabulary(
-        end_of_text=tokenizer.end_of_text,
+        size=config.vocab_size,
+        text_ids=end,
+        end_of_text=end,
         no_timestamps=tokenizer.no_timestamps,
         timestamp_begin=tokenizer.timestamp_begin,
-        suppressed=mask(config.suppress_tokens),
-        begin_suppressed=mask(config.begin_suppress_tokens),
+        suppressed_text=text(config.suppress_tokens),
+        suppressed_special=special(config.suppress_tokens),
+        begin_suppressed_text=text(config.begin_suppress_tokens),
+        begin_suppressed_special=special(config.begin_suppress_tokens),
         max_initial_timestamp=MAX_INITIAL_TIMESTAMP_STEPS,
     )
 

@@ -36,7 +36,10 @@ def check_target(target: SourceModel) -> ModelConfig:
     dimensions = DEFAULTS | dict(target.dimensions)
     try:
         config = ModelConfig(
-            **dimensions, suppress_tokens=target.suppress_tokens, begin_suppress_tokens=target.begin_suppress_tokens
+            **dimensions,
+            suppress_tokens=target.suppress_tokens,
+            begin_suppress_tokens=target.begin_suppress_tokens,
+            alignment_heads=_own_heads(target, dimensions),
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -51,6 +54,13 @@ def check_target(target: SourceModel) -> ModelConfig:
             raise _unsupported(target, f"suppressed token {token} is beyond the vocabulary of {config.vocab_size}")
     _check_tokenizer(target, config.vocab_size)
     return config
+
+
+def _own_heads(target: SourceModel, dimensions: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
+    """Return the alignment heads; none where some are beyond the model's, as in a distilled model with its teacher's config."""
+    layers, heads = dimensions.get("decoder_layers", 0), dimensions.get("decoder_attention_heads", 0)
+    are_own = all(layer < layers and head < heads for layer, head in target.alignment_heads)
+    return target.alignment_heads if are_own else ()
 
 
 def check_pair(target: SourceModel, draft: SourceModel) -> dict[str, TensorRange]:

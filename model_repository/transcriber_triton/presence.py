@@ -22,9 +22,9 @@ class Presence:
     """A request that wants its windows; use as a context manager."""
 
     def __init__(self) -> None:
-        name = f"transcriber-{uuid.uuid4().hex}"
-        self._descriptor = os.memfd_create(name)
-        self.parameters = {PARAMETER: f"{os.getpid()}/fd/{self._descriptor}/{name}"}
+        self.name = f"transcriber-{uuid.uuid4().hex}"
+        self._descriptor = os.memfd_create(self.name)
+        self.parameters = {PARAMETER: f"{os.getpid()}/fd/{self._descriptor}/{self.name}"}
 
     def __enter__(self) -> "Presence":
         return self

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from transcriber_engine.errors import CancelledByCallerError, Refusal, RequestError
 from transcriber_engine.settings import EngineSettings, Options
+from transcriber_triton.facts import WindowFacts
 from transcriber_triton.presence import withdrawal
 
 CANARY_PARAMETER: Final = "transcriber_canary"
@@ -50,6 +51,11 @@ def options(request: Any) -> Options:
     return Options.parse(one_string(request, "OPTIONS") or b"{}")
 
 
+def window_facts(request: Any) -> WindowFacts:
+    """Return what the caller of a window told of it; raises RequestError."""
+    return WindowFacts.told_by(request.parameters())
+
+
 def cancellation(request: Any, is_cancelled: Callable[[], bool]) -> Callable[[], bool]:
     """Return what says whether the caller of a window went away: one over gRPC (`is_cancelled`), or `transcribe` on its behalf."""
     is_withdrawn = withdrawal(request.parameters())
@@ -75,7 +81,7 @@ def error_response(error: BaseException) -> Any:
     """Build the answer to a request that failed; the text ends with the kind of refusal."""
     if isinstance(error, RequestError):
         # The backend adds TritonError to its module after the models are imported, so its codes are looked up here.
-        later = error.refusal is Refusal.RESOURCE_EXHAUSTED
+        later = error.refusal in (Refusal.RESOURCE_EXHAUSTED, Refusal.DEADLINE_EXCEEDED)
         code = pb_utils.TritonError.UNAVAILABLE if later else pb_utils.TritonError.INVALID_ARG
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{error} [{error.refusal}]", code))
     if isinstance(error, CancelledByCallerError):

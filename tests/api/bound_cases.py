@@ -45,6 +45,7 @@ MOST_REPLICAS: Final = {"scaling": {"maxReplicas": 1000}}
 COMPANIONS: Final[Mapping[str, dict[str, Any]]] = {
     "": {},
     ".spec.model.target.uri": {"model": {"target": PINNED}},
+    ".spec.model.precision": {"runtime": {"device": "CPU"}},
     ".spec.model.draft": {"model": {"draft": DRAFT}},
     ".spec.model.draft.uri": {"model": {"draft": {**DRAFT, **PINNED}}},
     ".spec.runtime.device": {"model": {"precision": "Float32"}},

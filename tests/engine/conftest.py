@@ -16,9 +16,11 @@ from torch import Tensor
 from tests.engine.recordings import READING
 from tests.thorough import THOROUGH
 from transcriber_engine.audio import SAMPLE_RATE_HZ
+from transcriber_engine.decoding import DraftSource
 from transcriber_engine.mel import WINDOW_SAMPLES, log_mel
-from transcriber_engine.scheduler import DraftSource, Job, Scheduler, WindowRequest, WindowTokens
+from transcriber_engine.scheduler import Scheduler
 from transcriber_engine.weights import DecoderPair, load_decoders, load_encoder
+from transcriber_engine.window import Job, WindowRequest, WindowTokens
 
 SAMPLED_EVERY = 9  # windows: the reading, whole sentences in three languages, pairs and cuts
 

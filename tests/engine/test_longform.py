@@ -188,3 +188,21 @@ def test_stitched_segment_lies_where_its_window_lies():
     window = Window(0, 8 * SAMPLE_RATE_HZ, np.zeros(3 * SAMPLE_RATE_HZ, np.float32))
     [moved] = stitch([(window, [segment(0.5, 2.25)])])
     assert (moved.start_seconds, moved.end_seconds) == (8.5, 10.25)
+
+
+def test_a_window_tells_how_much_speech_the_detector_heard_in_it():
+    samples = audio_of([(0.0, 40), (0.9, 30), (0.4, 10), (0.9, 5), (0.0, 200), (0.6, 20), (0.0, 60)])
+    frame = FRAME_SAMPLES / SAMPLE_RATE_HZ
+    assert [window.speech_seconds for window in windows_of(samples, 16_000)] == pytest.approx([35 * frame, 20 * frame])
+
+
+def test_a_detector_that_is_only_asked_how_much_speech_there_is_changes_no_cut():
+    samples = audio_of([(0.0, 100), (0.9, 30), (0.2, 300), (0.7, 90), (0.0, 200)], rest=100)
+    blocks = [samples[start : start + 16_000] for start in range(0, samples.shape[0], 16_000)]
+    plain, asked = (
+        list(cut(blocks, WindowCutter(LIMIT, EverythingIsSpeech()))),
+        list(cut(blocks, WindowCutter(LIMIT, LoudIsSpeech(), False))),
+    )
+    assert [(w.start_sample, w.samples.shape) for w in asked] == [(w.start_sample, w.samples.shape) for w in plain]
+    frames = sum(window.speech_seconds for window in asked) * SAMPLE_RATE_HZ / FRAME_SAMPLES
+    assert round(frames) == 120

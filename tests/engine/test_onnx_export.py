@@ -15,6 +15,7 @@ from tests.engine.conftest import SpokenWindow, decode
 from tests.engine.recordings import READING
 from tests.thorough import THOROUGH
 from transcriber_engine.onnx_export import export_encoder, main
+from transcriber_engine.ragged import RaggedTokens
 from transcriber_engine.weights import DecoderPair
 
 pytestmark = [
@@ -101,11 +102,10 @@ def margin(pair: DecoderPair, window: SpokenWindow, chosen: Sequence[int], other
     chosen, other = [*chosen, end], [*other, end]
     place = next(i for i, (a, b) in enumerate(zip(chosen, other, strict=False)) if a != b)
     prompt = pair.tokenizer.prompt(window.language, "transcribe", timestamps=False, previous_text=None)
-    ids = torch.tensor([[*prompt, *chosen[:place]]])
+    tokens = RaggedTokens.of_rows([(0, 0, [*prompt, *chosen[:place]])], torch.device("cpu"))
     cache = pair.target.allocate(1)
     pair.target.admit(cache, 0, window.hidden)
-    hidden = pair.target(cache, [0], ids, torch.zeros(1, dtype=torch.long), ids.shape[1])
-    logits = pair.target.logits(hidden[0, -1])
+    logits = pair.target.logits(pair.target(cache, tokens)[-1])
     return float(logits[chosen[place]] - logits[other[place]])
 
 

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from transcriber_engine.result import Segment, Speculation, Transcript, WindowResult, compression_ratio, to_srt, to_text, to_vtt
+from transcriber_engine.result import (
+    Segment,
+    Speculation,
+    Transcript,
+    WindowResult,
+    Word,
+    compression_ratio,
+    to_srt,
+    to_text,
+    to_vtt,
+)
 
 
 def segment(number: int, start: float, end: float, text: str) -> Segment:
@@ -94,6 +104,26 @@ def test_subtitles_hours_into_a_recording_are_read_with_their_times_and_texts():
 def test_vtt_when_text_holds_markup_shows_it_as_it_was_said():
     [cue] = webvtt.from_buffer(io.StringIO(to_vtt(transcript(segment(0, 0, 1, "a < b & c > d <i>x</i>")))))
     assert cue.raw_text == "a &lt; b &amp; c &gt; d &lt;i&gt;x&lt;/i&gt;"
+
+
+def with_words(start: float, end: float, *words: tuple[str, float, float]) -> Segment:
+    timed = tuple(Word(word=word, start_seconds=at, end_seconds=until, probability=0.5) for word, at, until in words)
+    return segment(0, start, end, "".join(word.word for word in timed)).model_copy(update={"words": timed})
+
+
+def test_words_move_with_their_segment():
+    moved = with_words(1, 2, (" One", 1, 1.25), (" two.", 1.25, 2)).moved(7, 3600.0004)
+    assert (moved.id, moved.start_seconds, moved.end_seconds) == (7, 3601.0, 3602.0)
+    assert [(word.start_seconds, word.end_seconds) for word in moved.words] == [(3601.0, 3601.25), (3601.25, 3602.0)]
+
+
+def test_vtt_has_the_time_of_each_word_that_begins_inside_its_cue():
+    said = with_words(1, 3, (" early", 0.8, 1.1), (" <b>", 1.5, 1.6), (" &", 1.5, 1.5), ("-->\n\n", 2, 2.1), (" late", 3, 3.2))
+    written = to_vtt(transcript(said))
+    assert "\nearly<00:00:01.500> &lt;b&gt; &amp;<00:00:02.000>→ late\n" in written
+    [cue] = webvtt.from_buffer(io.StringIO(written))
+    assert cue.text == "early &lt;b&gt; &amp;→ late"
+    assert to_srt(transcript(said)).splitlines()[2] == "early <b> &→ late"
 
 
 def test_cue_without_length_when_written_lasts_a_millisecond():

@@ -21,9 +21,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tests.engine.conftest import SpokenWindow, decode
 from tests.thorough import THOROUGH
+from transcriber_engine.decoding import DraftSource
 from transcriber_engine.model_config import ModelConfig
-from transcriber_engine.scheduler import MAX_NEW_TOKENS, DraftSource, WindowTokens
 from transcriber_engine.weights import MAX_INITIAL_TIMESTAMP_STEPS, DecoderPair
+from transcriber_engine.window import MAX_NEW_TOKENS, WindowTokens
 
 pytestmark = pytest.mark.timeout(1800 if THOROUGH else 300)
 
@@ -56,7 +57,7 @@ def test_batched_speculation_gives_the_tokens_of_the_target_alone(
 @pytest.fixture(scope="module")
 def oracle(weights_dir: Path) -> WhisperForConditionalGeneration:
     dimensions = ModelConfig.read(weights_dir).model_dump(
-        exclude={"suppress_tokens", "begin_suppress_tokens", "draft_decoder_layers"}
+        exclude={"suppress_tokens", "begin_suppress_tokens", "alignment_heads", "draft_decoder_layers"}
     )
     model = WhisperForConditionalGeneration(
         WhisperConfig(**dimensions, pad_token_id=50257, bos_token_id=50257, eos_token_id=50257, decoder_start_token_id=50258)

@@ -8,7 +8,8 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 
 from tests.vocabulary import special_tokens
-from transcriber_engine.decoder import Decoder
+from transcriber_engine.decoder import Decoder, MakeLinear
+from transcriber_engine.linear import InvariantLinear
 from transcriber_engine.model_config import ModelConfig
 from transcriber_engine.tokens import WhisperTokenizer
 from transcriber_engine.weights import DecoderPair, vocabulary
@@ -74,7 +75,7 @@ def decoder_tensors(config: ModelConfig, seed: int) -> dict[str, Tensor]:
     return tensors
 
 
-def toy_pair(seed: int, draft_noise: float = 0.05) -> DecoderPair:
+def toy_pair(seed: int, draft_noise: float = 0.05, linear: MakeLinear = InvariantLinear) -> DecoderPair:
     """Build a target and a draft with the target's layers, disturbed by noise so that it errs."""
     config = toy_config()
     tensors = decoder_tensors(config, seed)
@@ -88,6 +89,6 @@ def toy_pair(seed: int, draft_noise: float = 0.05) -> DecoderPair:
         config,
         tokenizer,
         replace(words, max_initial_timestamp=4),
-        Decoder(config, tensors, config.decoder_layers),
-        Decoder(config, disturbed, config.decoder_layers),
+        Decoder(config, tensors, config.decoder_layers, linear=linear),
+        Decoder(config, disturbed, config.decoder_layers, linear=linear),
     )

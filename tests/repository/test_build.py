@@ -138,12 +138,21 @@ def test_device_moves_encoder_and_decoder_to_the_gpu(target: Path, adapters: Pat
     assert (settings.device, settings.precision) == ("cuda", "bfloat16")
 
 
+def test_eight_bits_are_a_precision_of_the_cpu(target: Path) -> None:
+    document = tiny.document(tiny.source(target))["spec"]
+    spec = tiny.Spec.model_validate(document | {"model": document["model"] | {"precision": "Int8"}})
+    settings = engine_settings(spec)
+    assert (settings.device, settings.precision) == ("cpu", "int8")
+
+
 @pytest.mark.parametrize(
     ("decoding", "expected"),
     [
         ({}, {"language": None, "draft": "none", "task": "transcribe", "timestamps": "segment", "chunk_seconds": 30}),
         ({"language": "de", "task": "Translate"}, {"language": "de", "task": "translate"}),
         ({"timestamps": "None", "voiceActivityDetection": "None"}, {"timestamps": "none", "voice_activity_detection": "none"}),
+        ({"timestamps": "Word", "temperatureFallback": True}, {"timestamps": "word", "temperature_fallback": True}),
+        ({"hallucinationGuards": True}, {"hallucination_guards": True, "temperature_fallback": False}),
         ({"draftSource": "PromptLookup", "maxDraftTokens": 3}, {"draft": "prompt_lookup", "max_draft_tokens": 3}),
     ],
 )

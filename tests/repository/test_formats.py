@@ -82,6 +82,18 @@ def test_generation_config_wins_over_config(target: Path) -> None:
     assert (config.suppress_tokens, config.begin_suppress_tokens) == ((5,), ())
 
 
+def test_alignment_heads_are_read_from_either_format(target: Path, tmp_path: Path) -> None:
+    for folder in (target, tiny.write_ct2(tmp_path / "ct2")):
+        assert check_target(read_model("spec.model.target", folder)).alignment_heads == ((1, 0), (2, 1))
+
+
+@pytest.mark.parametrize("heads", [None, [], [[2, 0], [3, 0]], [[0, 2]]])
+def test_heads_that_a_model_lacks_are_not_taken_for_its_own(tmp_path: Path, heads: Any) -> None:
+    config = check_target(read_model("spec.model.target", tiny.write_hf(tmp_path / "x", alignment_heads=heads)))
+    assert config.alignment_heads == ()
+    assert config.heads_that_align == ((1, 0), (1, 1), (2, 0), (2, 1))
+
+
 class Marker:
     """A pickle that writes a file when it is read."""
 
@@ -132,6 +144,10 @@ def test_code_in_the_config_is_refused(tmp_path: Path) -> None:
         ({"vocab_size": 2**40}, "vocab_size is"),
         ({"suppress_tokens": "all"}, "suppress_tokens is not a list"),
         ({"suppress_tokens": [999_999]}, "suppressed token 999999 is beyond the vocabulary of 1520"),
+        ({"alignment_heads": "ABzY8"}, "alignment_heads is not a list of [layer, head]"),
+        ({"alignment_heads": [[1, -1]]}, "alignment_heads is not a list of [layer, head]"),
+        ({"alignment_heads": [[1, True]]}, "alignment_heads is not a list of [layer, head]"),
+        ({"alignment_heads": [[1, 0, 0]]}, "alignment_heads is not a list of [layer, head]"),
         ({"encoder_attention_heads": 3}, "d_model 8 does not divide by 3 encoder attention heads"),
         ({"decoder_layers": 2}, "tensor 'model.decoder.layers.2.encoder_attn.k_proj.weight' is not Whisper's"),
         ({"decoder_layers": 4}, "tensor 'model.decoder.layers.3.self_attn.q_proj.weight' is missing"),

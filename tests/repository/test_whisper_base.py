@@ -30,7 +30,9 @@ def test_whisper_base_and_its_draft_convert_and_load_into_transformers(base: Pat
     config = convert(target, draft, tmp_path / "weights", silent)
     assert (config.vocab_size, config.d_model, config.decoder_layers, config.draft_decoder_layers) == (51865, 512, 6, 2)
 
-    names = set(config.model_dump()) - {"suppress_tokens", "begin_suppress_tokens", "draft_decoder_layers"}
+    assert config.alignment_heads == ((3, 1), (4, 2), (4, 3), (4, 7), (5, 1), (5, 2), (5, 4), (5, 6))
+
+    names = set(config.model_dump()) - {"suppress_tokens", "begin_suppress_tokens", "alignment_heads", "draft_decoder_layers"}
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(WhisperConfig(**config.model_dump(include=names)))
     weights = load_file(tmp_path / "weights" / "target.safetensors")

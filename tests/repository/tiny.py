@@ -53,7 +53,8 @@ def write_tokenizer(folder: Path, tokens: list[str] = TOKENS) -> None:
 def write_hf(folder: Path, weights: Tensors | None = None, dimensions: Mapping[str, int] = DIMENSIONS, **config: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights if weights is not None else tensors(dimensions), folder / "model.safetensors", {"format": "pt"})
-    content = {"model_type": "whisper", "suppress_tokens": [1, 2], "begin_suppress_tokens": [3, 10], **dimensions, **config}
+    lists = {"suppress_tokens": [1, 2], "begin_suppress_tokens": [3, 10], "alignment_heads": [[1, 0], [2, 1]]}
+    content = {"model_type": "whisper", **lists, **dimensions, **config}
     (folder / "config.json").write_text(json.dumps(content))
     write_tokenizer(folder)
     return folder
@@ -129,7 +130,8 @@ def ct2_bytes(variables: Tensors, spec: str = "WhisperSpec") -> bytes:
 def write_ct2(folder: Path, content: bytes | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.bin").write_bytes(content if content is not None else ct2_bytes(ct2_variables(tensors())))
-    (folder / "config.json").write_text(json.dumps({"suppress_ids": [1, 2], "suppress_ids_begin": [3, 10], "lang_ids": [12]}))
+    lists = {"suppress_ids": [1, 2], "suppress_ids_begin": [3, 10], "alignment_heads": [[1, 0], [2, 1]], "lang_ids": [12]}
+    (folder / "config.json").write_text(json.dumps(lists))
     write_tokenizer(folder)
     return folder
 

@@ -235,11 +235,37 @@ OPTIONS = (
     ),
     chosen("a language that is a number", INVALID, "OPTIONS.language: Input should be a valid string " + BAD, language=5),
     chosen("an unknown task", INVALID, "OPTIONS.task: Input should be 'transcribe' or 'translate' " + BAD, task="summarize"),
-    chosen("timestamps of words", INVALID, "OPTIONS.timestamps: Input should be 'none' or 'segment' " + BAD, timestamps="word"),
+    chosen(
+        "timestamps of syllables",
+        INVALID,
+        "OPTIONS.timestamps: Input should be 'none', 'segment' or 'word' " + BAD,
+        timestamps="syllable",
+    ),
     chosen(
         "a prompt of 1 MB", INVALID, "OPTIONS.prompt: String should have at most 2000 characters " + BAD, prompt="x" * 1_000_000
     ),
     chosen("control tokens in a prompt", "OK", FOX, prompt="<|endoftext|><|startoftranscript|><|ja|><|translate|>"),
+    chosen(
+        "too many hotwords",
+        INVALID,
+        "OPTIONS.hotwords: are … tokens, at most 223 fit; send fewer words " + BAD,
+        hotwords="Zyx " * 250,
+    ),
+    chosen(
+        "temperature fallback that is a word",
+        INVALID,
+        "OPTIONS.temperature_fallback: Input should be a valid boolean " + BAD,
+        temperature_fallback="yes",
+    ),
+    chosen("a negative seed", INVALID, "OPTIONS.seed: Input should be greater than or equal to 0 " + BAD, seed=-1),
+    chosen("no time at all", INVALID, "OPTIONS.deadline_seconds: Input should be greater than 0 " + BAD, deadline_seconds=0),
+    chosen(
+        "too little time",
+        "UNAVAILABLE",
+        "OPTIONS.deadline_seconds: passed while audio waited to be decoded; allow more seconds, or send less at once "
+        "[DEADLINE_EXCEEDED]",
+        deadline_seconds=1e-6,
+    ),
     chosen("a temperature", INVALID, "OPTIONS.temperature: unknown option; known are language, … " + BAD, temperature=-1),
     chosen("a temperature of NaN", INVALID, "OPTIONS.temperature: unknown option; … " + BAD, temperature=float("nan")),
     chosen("beams", INVALID, "OPTIONS.beam_size: unknown option; … " + BAD, beam_size=10**6),

@@ -149,7 +149,14 @@ def answer(call: grpc.Future) -> Answer:
 
 def is_idle(figures: Mapping[str, float]) -> bool:
     """Whether nothing is held anywhere: no request, no audio, no slot, nothing in any of Triton's queues."""
-    held = ("requests_in_progress", "canaries_in_progress", "queued_audio_seconds", "in_flight_audio_seconds", "slots_active")
+    held = (
+        "requests_in_progress",
+        "canaries_in_progress",
+        "queued_audio_seconds",
+        "in_flight_audio_seconds",
+        "slots_active",
+        "windows_waiting",
+    )
     return not any(value for name, value in figures.items() if name in held or name.startswith("pending"))
 
 

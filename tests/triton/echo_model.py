@@ -1,6 +1,6 @@
 """A Triton model for tests of what is around the models: AUDIO that is text comes back as a transcript of one token per byte.
 
-`bad…` is refused, `slow…` takes ten minutes, `inexact…` gets another first token from the target alone.
+`bad…` is refused, `slow…` takes ten minutes, `inexact…` gets another first token from the target alone, `options` gets its OPTIONS.
 """
 
 import json
@@ -25,6 +25,8 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("AUDIO: is bad [INVALID_ARGUMENT]"))
         if text.startswith("slow"):
             threading.Event().wait(600)
+        if text == "options":
+            text = json.dumps(options)
         alone = options.get("max_draft_tokens") == 0
         tokens = (0 if alone and text.startswith("inexact") else 1, *text.encode())
         segment = Segment(

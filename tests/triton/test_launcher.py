@@ -1,5 +1,6 @@
 """The launcher, `transcriber serve` and `transcriber transcribe` around a real Triton whose models echo."""
 
+import json
 import os
 import queue
 import shutil
@@ -179,6 +180,13 @@ def test_stdin_options_and_subtitles_reach_their_places(echo: Serving, tmp_path:
     assert '"language":"de"' in (tmp_path / "out" / "stdin.json").read_text()
     subtitles = transcribe("-", "--format", "srt", "--endpoint", echo.endpoint, stdin="hallo")
     assert subtitles.stdout == "1\n00:00:00,000 --> 00:00:01,000\nhallo\n"
+
+
+def test_what_is_chosen_for_decoding_reaches_the_server_and_what_is_not_is_the_deployment_s(echo: Serving) -> None:
+    chosen = {"hotwords": "Ada", "condition_on_previous_text": True, "temperature_fallback": False, "seed": 7}
+    flags = ["--hotwords", "Ada", "--condition-on-previous-text", "--no-temperature-fallback", "--seed", "7"]
+    done = transcribe("-", *flags, "--endpoint", echo.endpoint, stdin="options")
+    assert json.loads(done.stdout) == chosen
 
 
 def test_admin_protocols_are_refused_without_the_key(echo: Serving) -> None:

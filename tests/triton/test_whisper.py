@@ -170,19 +170,22 @@ def test_pending_requests_of_the_decoder_are_the_windows_that_wait_for_a_slot(wh
     speech = recordings.windows_of(recordings.samples_of(recordings.READING))[0].samples
     encoded = whisper.send(request(floats("MEL", log_mel(speech, 80)), output="HIDDEN", model="whisper_encoder")).result()
     hidden = ("HIDDEN", "FP32", [1500, 512], encoded.raw_output_contents[0])
-    calls = [whisper.send(request(hidden, options(), output="TOKENS", model="whisper_decoder")) for _ in range(12)]
-    # Of those that have no slot Triton counts all but one that is being admitted and one that stands at the door.
-    waiting = 12 - SLOTS - 2
+    calls = [whisper.send(request(hidden, options(), output="TOKENS", model="whisper_decoder")) for _ in range(16)]
+    # As many as there are slots wait in the decoder. Of the rest Triton counts all but one that is being admitted and one that
+    # stands at the door.
+    waiting = 16 - 2 * SLOTS - 2
     full = whisper.wait_until(
         lambda figures: figures["slots_active"] == SLOTS and figures["pending whisper_decoder"] <= waiting + 1
     )
+    assert full["windows_waiting"] in (SLOTS - 1, SLOTS)
     assert full["pending whisper_decoder"] >= waiting
     for call in calls:
         call.cancel()
     after = whisper.wait_until_idle()
     assert {answer(call).code for call in calls} == {"CANCELLED"}
     assert after["windows_total"] == before["windows_total"]
-    record_property("12 windows sent to the decoder", {name: full[name] for name in ("slots_active", "pending whisper_decoder")})
+    names = ("slots_active", "windows_waiting", "pending whisper_decoder")
+    record_property("16 windows sent to the decoder", {name: full[name] for name in names})
 
 
 def test_half_of_16_long_requests_cancelled_leave_the_rest_to_finish_with_the_right_text(
@@ -193,7 +196,7 @@ def test_half_of_16_long_requests_cancelled_leave_the_rest_to_finish_with_the_ri
     expected = of_one(alone("reading"))
     before = whisper.wait_until_idle()
     calls = [whisper.send(audio(content)) for _ in range(16)]
-    whisper.wait_until(lambda figures: figures["windows_total"] > before["windows_total"] and figures["slots_active"] == SLOTS)
+    whisper.wait_until(lambda figures: figures["windows_total"] > before["windows_total"] and figures["slots_active"] > 0)
     cancelled, kept = calls[::2], calls[1::2]
     done_before = sum(call.done() for call in cancelled)
     started = time.monotonic()
@@ -221,7 +224,8 @@ def test_slots_of_cancelled_requests_are_free_long_before_their_windows_would_ha
     before = whisper.wait_until_idle()
     content, _ = recordings.files()["reading"]
     calls = [whisper.send(audio(content)) for _ in range(SLOTS)]
-    whisper.wait_until(lambda figures: figures["slots_active"] == SLOTS)
+    # The encoder gives one window after another, and may be slower than the decoder: not all slots need be in use at a time.
+    whisper.wait_until(lambda figures: figures["slots_active"] > 0)
     started = time.monotonic()
     for call in calls:
         call.cancel()
@@ -229,10 +233,11 @@ def test_slots_of_cancelled_requests_are_free_long_before_their_windows_would_ha
     freed_seconds = time.monotonic() - started
     after = whisper.wait_until_idle()
     idle_seconds = time.monotonic() - started
-    assert after["cancelled_windows_total"] - before["cancelled_windows_total"] >= SLOTS
+    assert after["cancelled_windows_total"] > before["cancelled_windows_total"]
+    assert after["finished_audio_seconds_total"] == before["finished_audio_seconds_total"]
     cycles = after["cycles_total"] - before["cycles_total"]
     record_property(
-        "all slots cancelled", f"free after {freed_seconds:.2f} s, server idle after {idle_seconds:.2f} s, {cycles:.0f} cycles run"
+        "requests cancelled", f"slots free after {freed_seconds:.2f} s, idle after {idle_seconds:.2f} s, {cycles:.0f} cycles run"
     )
 
 
@@ -242,7 +247,15 @@ def test_slots_of_cancelled_requests_are_free_long_before_their_windows_would_ha
         ("the wrong language", {"language": "ja"}),
         ("the wrong language, without times", {"language": "pl", "timestamps": "none"}),
         ("another task", {"task": "translate", "language": "es"}),
-        ("a prompt in another language", {"language": "en", "prompt": "Za górami, za lasami. Il était une fois."}),
+        (
+            "a prompt in another language, hotwords and times of words",
+            {
+                "language": "en",
+                "prompt": "Za górami, za lasami. Il était une fois.",
+                "hotwords": "Łódź, Orléans",
+                "timestamps": "word",
+            },
+        ),
     ],
 )
 def test_a_draft_that_is_wrong_changes_nothing_of_the_transcript(
@@ -253,6 +266,8 @@ def test_a_draft_that_is_wrong_changes_nothing_of_the_transcript(
     target = whisper.ask(audio(content, **chosen, max_draft_tokens=0))
     assert of_one(drafted) == of_one(target)
     assert target.result.speculation.draft_tokens == 0
+    for segment in drafted.result.segments:
+        assert "".join(word.word for word in segment.words) == (segment.text if chosen.get("timestamps") == "word" else "")
     speculation = drafted.result.speculation
     assert speculation.draft_tokens > 0
     record_property(

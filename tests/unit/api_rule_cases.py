@@ -131,6 +131,12 @@ CASES = (
     ),
     RuleCase("cpu-precision", "spec.model.precision", {"model": {"precision": "Float32"}}, {"runtime": {"device": "CPU"}}),
     RuleCase(
+        "int8-on-cpu",
+        "spec.model.precision",
+        {"runtime": {"device": "CPU"}, "model": {"precision": "Int8"}},
+        {"model": {"precision": "Int8"}},
+    ),
+    RuleCase(
         "cpu-without-gpus",
         "spec.capacity.pools",
         _pools({"gpus": ["l4"]}, **KARPENTER),

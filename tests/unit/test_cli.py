@@ -42,6 +42,7 @@ def test_help_teaches_with_an_example(command: list[str]) -> None:
         (["transcribe", "a.wav", "b.wav", "--format", "srt"], "srt of several files would run together; add --output-dir DIR"),
         (["transcribe", "x/a.wav", "y/a.mp3", "--output-dir", "out"], "2 files would be written to a.txt"),
         (["transcribe", "a.wav", "--prompt", "x" * 2001], "has 2001 characters; at most 2000"),
+        (["transcribe", "a.wav", "--hotwords", "x" * 1001], "has 1001 characters; at most 1000"),
         (["transcribe", "a.wav", "--format", "doc"], "'doc' is not one of"),
     ],
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from transcriber_repository.formats.jsonfile import read_object, token_ids
+from transcriber_repository.formats.jsonfile import attention_heads, read_object, token_ids
 from transcriber_repository.formats.layout import EMBEDDINGS, SourceModel
 from transcriber_repository.formats.tensors import BYTES_PER_ELEMENT, TensorRange, equal, refuse_pickle, unsupported
 
@@ -28,7 +28,7 @@ MAX_RANK: Final = 8
 SCALAR_BYTES: Final = 8
 HEAD_DIM: Final = 64  # of every Whisper
 PROJECTION, EMBEDDING_VARIABLE = "decoder/projection/weight", "decoder/embeddings/weight"
-# Cross-attention heads that follow the audio, as a matrix of (layer, head): for word times, not for decoding.
+# Cross-attention heads that follow the audio, as a matrix of (layer, head): the config has them, too.
 NOT_WEIGHTS: Final = ("decoder/alignment_heads",)
 LAYER: Final = re.compile(r"(encoder|decoder)/layer_(\d+)/(.+)/([^/]+)")
 LINEARS: Final = {
@@ -79,6 +79,7 @@ def read_ctranslate2(folder: Path) -> SourceModel:
         tokenizer=tokenizer if tokenizer.is_file() else None,
         suppress_tokens=token_ids(config_path, "suppress_ids", config.get("suppress_ids")),
         begin_suppress_tokens=token_ids(config_path, "suppress_ids_begin", config.get("suppress_ids_begin")),
+        alignment_heads=attention_heads(config_path, "alignment_heads", config.get("alignment_heads")),
     )
 
 

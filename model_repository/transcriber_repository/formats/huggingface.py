@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from transcriber_repository.formats.jsonfile import read_object, token_ids
+from transcriber_repository.formats.jsonfile import attention_heads, read_object, token_ids
 from transcriber_repository.formats.layout import EMBEDDINGS, OUTPUT_HEAD, SourceModel
 from transcriber_repository.formats.tensors import TensorRange, equal, read_safetensors, unsupported
 
@@ -44,6 +44,7 @@ def read_huggingface(folder: Path) -> SourceModel:
         tokenizer=tokenizer if tokenizer.is_file() else None,
         suppress_tokens=token_ids(generation_path, "suppress_tokens", generation.get("suppress_tokens")),
         begin_suppress_tokens=token_ids(generation_path, "begin_suppress_tokens", generation.get("begin_suppress_tokens")),
+        alignment_heads=attention_heads(generation_path, "alignment_heads", generation.get("alignment_heads")),
         shares=tuple(str(prefix) for prefix in config.get(SHARED_KEY, ())),
     )
 

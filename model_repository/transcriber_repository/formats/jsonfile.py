@@ -31,3 +31,16 @@ def token_ids(path: Path, name: str, value: object) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(isinstance(item, int) for item in value):
         raise unsupported(path, f"{name} is not a list of token ids")
     return tuple(item for item in value if item >= 0)  # -1 stands for a default list that the caller adds
+
+
+def attention_heads(path: Path, name: str, value: object) -> tuple[tuple[int, int], ...]:
+    """Read a list of [layer, head], None meaning that none is known; raises RepositoryError."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(_is_head(item) for item in value):
+        raise unsupported(path, f"{name} is not a list of [layer, head]")
+    return tuple((layer, head) for layer, head in value)
+
+
+def _is_head(item: object) -> bool:
+    return isinstance(item, list) and len(item) == 2 and all(type(index) is int and index >= 0 for index in item)

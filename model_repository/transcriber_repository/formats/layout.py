@@ -23,6 +23,7 @@ class SourceModel:
     tokenizer: Path | None = None
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
+    alignment_heads: tuple[tuple[int, int], ...] = ()  # (layer, head); (): not known
     shares: tuple[str, ...] = ()  # prefixes of names that a draft leaves to its target
 
     def with_prefix(self, prefix: str) -> dict[str, TensorRange]:

@@ -55,6 +55,8 @@ CHANGES: dict[str, tuple[Any, Manifest]] = {
     "decoding.maxDraftTokens": (3, {}),
     "decoding.chunkSeconds": (20, {}),
     "decoding.voiceActivityDetection": ("None", {}),
+    "decoding.temperatureFallback": (True, {}),
+    "decoding.hallucinationGuards": (True, {}),
     "runtime.image": ("images.example.com/other:2", {}),
     "runtime.serviceAccountName": ("whisper", {}),
     "runtime.priorityClassName": ("interactive", {}),

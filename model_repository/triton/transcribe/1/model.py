@@ -4,7 +4,6 @@
 `whisper` for each window, and answers when all are stitched. No torch in this process.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,15 +12,18 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from transcriber_engine.admission import Claim
 from transcriber_engine.audio import SAMPLE_RATE_HZ, AudioLimits, DecodedAudio, Samples, check_pcm, decode
-from transcriber_engine.errors import CancelledByCallerError, Refusal, RequestError
+from transcriber_engine.errors import CancelledByCallerError, DeadlinePassedError, Refusal, RequestError
 from transcriber_engine.longform import Window
 from transcriber_engine.model_config import TOKENIZER_FILE
 from transcriber_engine.result import Transcript, WindowResult
 from transcriber_engine.settings import Options
 from transcriber_engine.tokens import WhisperTokenizer
-from transcriber_engine.transcription import CHECK_SECONDS, transcribe, window_cutter
+from transcriber_engine.transcription import transcribe, window_cutter
 from transcriber_triton import protocol
+from transcriber_triton.facts import WindowFacts
+from transcriber_triton.gate import WindowGate
 from transcriber_triton.ledger import Account, AudioLedger, Load
 from transcriber_triton.metrics import Metrics
 from transcriber_triton.presence import Presence
@@ -55,7 +57,7 @@ class TritonPythonModel:
         self.limits = AudioLimits(self.settings.max_audio_bytes, self.settings.max_audio_seconds)
         self.requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="request")
         self.windows = ThreadPoolExecutor(WINDOW_CALLS_AT_ONCE, thread_name_prefix="window")
-        self.window_calls = threading.Semaphore(WINDOW_CALLS_AT_ONCE)
+        self.gate = WindowGate(WINDOW_CALLS_AT_ONCE)
         self.processes = ModelProcesses()
         report = LoadReport(Metrics(args["model_name"]))
         self.ledger = AudioLedger(REQUESTS_AT_ONCE, self.settings.max_queued_audio_seconds, report)
@@ -68,13 +70,14 @@ class TritonPythonModel:
                 options = protocol.options(request)
                 if options.language is not None:
                     self.tokenizer.check_language(options.language)
+                self.tokenizer.check_hotwords(options.hotwords or "")
                 source = self._source(request)
                 known = 0 if isinstance(source, DecodedAudio) else source.shape[0]
                 account = self.ledger.open(known, is_canary=protocol.is_canary(request))
             except Exception as error:
                 protocol.answer(sender, protocol.error_response(error))
             else:
-                self.requests.submit(self._serve, source, options, sender, account)
+                self.requests.submit(self._serve, source, options, sender, account, deadline_of(options))
         return [None] * len(requests)
 
     def finalize(self) -> None:
@@ -88,10 +91,12 @@ class TritonPythonModel:
             raise RequestError("AUDIO", "send exactly one of AUDIO (bytes of a file) and PCM (float32, mono, 16 kHz)")
         return check_pcm(pcm, self.limits) if pcm is not None else decode(audio, self.limits)
 
-    def _serve(self, source: Samples | DecodedAudio, options: Options, sender: Any, account: Account) -> None:
+    def _serve(
+        self, source: Samples | DecodedAudio, options: Options, sender: Any, account: Account, deadline_seconds: float | None
+    ) -> None:
         answered = False
         try:
-            transcript = self._transcribe(source, options, sender.is_cancelled, account)
+            transcript = self._transcribe(source, options, sender.is_cancelled, account, deadline_seconds)
             reply = protocol.response(RESULT=protocol.string(transcript.model_dump_json()))
             answered = True
         except Exception as error:
@@ -100,18 +105,36 @@ class TritonPythonModel:
         protocol.answer(sender, reply)
 
     def _transcribe(
-        self, source: Samples | DecodedAudio, options: Options, is_cancelled: Callable[[], bool], account: Account
+        self,
+        source: Samples | DecodedAudio,
+        options: Options,
+        is_cancelled: Callable[[], bool],
+        account: Account,
+        deadline_seconds: float | None,
     ) -> Transcript:
         def check() -> None:
             if is_cancelled():
                 raise CancelledByCallerError("cancelled by the caller")
+            if deadline_seconds is not None and time.monotonic() >= deadline_seconds:
+                raise DeadlinePassedError
             self.processes.check()
 
         with Presence() as presence, closing(booked_blocks(source, account, check)) as blocks:
+
+            def decode_window(window: Window, chosen: Options) -> Future[WindowResult]:
+                facts = WindowFacts(
+                    request=presence.name,
+                    audio_seconds=window.seconds,
+                    speech_seconds=window.speech_seconds,
+                    deadline_seconds=deadline_seconds,
+                )
+                return self._call(window, chosen, facts, presence, account, check)
+
             transcript = transcribe(
                 blocks,
                 window_cutter(self.settings, options),
-                lambda window: self._decode_window(window, options, presence, account, check),
+                decode_window,
+                options.model_copy(update={"deadline_seconds": None}),  # `facts` have it, on the clock
                 max_in_flight=max(self.settings.slots // 2, 1),
                 check=check,
             )
@@ -119,21 +142,21 @@ class TritonPythonModel:
             return transcript.model_copy(update={"warnings": tuple(source.warnings)})
         return transcript
 
-    def _decode_window(
-        self, window: Window, options: Options, presence: Presence, account: Account, check: Callable[[], None]
+    def _call(
+        self, window: Window, options: Options, facts: WindowFacts, presence: Presence, account: Account, check: Callable[[], None]
     ) -> Future[WindowResult]:
         """Call `whisper` in a thread, as soon as one more call may be made; whoever waits here holds no other window back."""
-        while not self.window_calls.acquire(timeout=CHECK_SECONDS):
-            check()
+        claim = Claim.of(facts.request, facts.deadline_seconds, time.monotonic())
+        self.gate.enter(claim, check)
         account.send(window)
 
         def give_back(*, is_decoded: bool) -> None:
             account.receive(window, is_decoded=is_decoded)
-            self.window_calls.release()
+            self.gate.leave(claim)
 
         def call() -> WindowResult:
             try:
-                result = call_whisper(window, options, presence)
+                result = call_whisper(window, options, {**presence.parameters, **facts.parameters})
             except BaseException:
                 give_back(is_decoded=False)
                 raise
@@ -145,7 +168,12 @@ class TritonPythonModel:
         return future
 
 
-def call_whisper(window: Window, options: Options, presence: Presence) -> WindowResult:
+def deadline_of(options: Options) -> float | None:
+    """Return when the answer to a request that comes now is of no use any more, on the monotonic clock."""
+    return None if options.deadline_seconds is None else time.monotonic() + options.deadline_seconds
+
+
+def call_whisper(window: Window, options: Options, parameters: dict[str, str]) -> WindowResult:
     """Call the ensemble for one window; raises RequestError for what it refuses."""
     request = pb_utils.InferenceRequest(
         model_name="whisper",
@@ -154,7 +182,7 @@ def call_whisper(window: Window, options: Options, presence: Presence) -> Window
             pb_utils.Tensor("PCM", window.samples),
             pb_utils.Tensor("OPTIONS", protocol.string(options.model_dump_json(exclude_none=True))),
         ],
-        parameters=presence.parameters,
+        parameters=parameters,
     )
     response = request.exec()
     if response.has_error():

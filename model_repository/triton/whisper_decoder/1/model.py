@@ -1,10 +1,11 @@
 """Triton model `whisper_decoder`: hidden states to tokens, many windows side by side in slots.
 
 `execute` admits requests and returns at once; each is answered from the engine's thread when its window is done. While the slots
-are full `execute` blocks, so that Triton's own pending count says how many windows wait.
+are full and as many windows wait for one, `execute` blocks: the backlog stays in Triton's own queue.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,19 +13,19 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from transcriber_engine.scheduler import Job, Scheduler, WindowRequest, WindowTokens
-from transcriber_engine.settings import Options
+from transcriber_engine.scheduler import Scheduler
 from transcriber_engine.weights import load_decoders
-from transcriber_engine.window import window_result
+from transcriber_engine.window import Job, WindowRequest, WindowTokens, window_result
 from transcriber_triton import protocol
 from transcriber_triton.metrics import Metrics
 
 WAIT_SECONDS = 0.1  # how often a wait looks whether the model is being unloaded
-WINDOW_SECONDS = 30.0
 
 COUNTERS = {
     "windows": "Windows decoded",
     "cancelled_windows": "Windows whose caller went away",
+    "late_windows": "Windows whose deadline passed before they had a slot",
+    "fallbacks": "Times that a window was decoded again at a higher temperature",
     "cycles": "Verifications by the target",
     "output_tokens": "Tokens committed",
     "draft_tokens": "Tokens drafted",
@@ -65,34 +66,31 @@ class TritonPythonModel:
         self.thread.join()
 
     def _admit(self, request: Any, sender: Any) -> None:
-        options = protocol.options(request)
-        hidden = torch.from_numpy(protocol.array(request, "HIDDEN"))
+        options, facts = protocol.options(request), protocol.window_facts(request)
+        deadline = facts.deadline_seconds
+        if options.deadline_seconds is not None:  # from a caller of this model or of `whisper`
+            deadline = time.monotonic() + options.deadline_seconds
+        window = WindowRequest.of(
+            torch.from_numpy(protocol.array(request, "HIDDEN")),
+            options,
+            self.settings,
+            audio_seconds=facts.audio_seconds,
+            speech_seconds=facts.speech_seconds,
+        )
         is_cancelled = protocol.cancellation(request, sender.is_cancelled)
         # One that is cancelled goes in without a slot: the engine drops it, counts it and says so.
         while not is_cancelled() and not self.scheduler.wait_for_room(WAIT_SECONDS):
             pass
         if self.failure is not None:
             raise RuntimeError("the engine has stopped") from self.failure
-        self.scheduler.submit(Job(self._window(hidden, options), self._reply_to(sender), is_cancelled))
+        self.scheduler.submit(Job(window, self._reply_to(sender, window), is_cancelled, facts.request, deadline))
 
-    def _window(self, hidden: torch.Tensor, options: Options) -> WindowRequest:
-        defaults = self.settings
-        most = defaults.max_draft_tokens if options.max_draft_tokens is None else options.max_draft_tokens
-        return WindowRequest(
-            hidden=hidden,
-            language=options.language or defaults.language,
-            task=options.task or defaults.task,
-            timestamps=(options.timestamps or defaults.timestamps) == "segment",
-            previous_text=options.prompt,
-            max_draft_tokens=most,
-        )
-
-    def _reply_to(self, sender: Any) -> Callable[[WindowTokens | BaseException], None]:
+    def _reply_to(self, sender: Any, window: WindowRequest) -> Callable[[WindowTokens | BaseException], None]:
         def reply(outcome: WindowTokens | BaseException) -> None:
             try:
                 if isinstance(outcome, BaseException):
                     raise outcome
-                result = window_result(outcome, self.tokenizer, WINDOW_SECONDS)
+                result = window_result(outcome, self.tokenizer, window)
                 tokens = np.array(outcome.tokens, dtype=np.int32)
                 answer = protocol.response(TOKENS=tokens, RESULT=protocol.string(result.model_dump_json()))
             except BaseException as error:  # what is wrong with one window must not end the engine
@@ -119,6 +117,7 @@ class TritonPythonModel:
         self.counters = {name: self.metrics.counter(f"transcriber_{name}_total", text) for name, text in COUNTERS.items()}
         self.reported = dict.fromkeys(COUNTERS, 0)
         self.slots_active = self.metrics.gauge("transcriber_slots_active", "Slots that decode a window")
+        self.windows_waiting = self.metrics.gauge("transcriber_windows_waiting", "Windows admitted that wait for a slot")
         self.metrics.gauge("transcriber_slots", "Slots there are").set(self.settings.slots)
 
     def _report(self) -> None:
@@ -127,3 +126,4 @@ class TritonPythonModel:
             counter.increment(total - self.reported[name])
             self.reported[name] = total
         self.slots_active.set(self.scheduler.active)
+        self.windows_waiting.set(self.scheduler.waiting)

@@ -28,6 +28,7 @@ class TritonPythonModel:
         try:
             if protocol.cancellation(request, request.is_cancelled)():
                 raise CancelledByCallerError("cancelled by the caller")
+            protocol.window_facts(request).check_deadline()
             mel = torch.from_numpy(protocol.array(request, "MEL")).to(self.device, self.dtype)
             hidden = self.encoder(mel[None])[0]
             return protocol.response(HIDDEN=hidden.float().cpu().numpy())

@@ -1,0 +1,1 @@
+"""The engine next to its peers on the same audio: `python -m benchmarks.engine`."""

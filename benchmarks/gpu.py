@@ -1,0 +1,373 @@
+"""The engine on a GPU against its roofline: `python -m benchmarks.gpu`.
+
+Weights are random and of large-v3's shape; nothing is downloaded. What a target says does not matter for how long it takes, and a
+draft that knows what the target will say, and errs as often as it is told to, makes acceptance a setting. The draft's own decoder
+(two layers, the whole vocabulary) runs all the same, so that drafting costs what it costs.
+
+For each batch B and draft length K: windows and tokens a second of decoding, with the share of the roofline, and milliseconds of a
+verification (t_v) and of a draft step (t_d) beside what the formula gives from the measured rates of this device: a step takes at
+least its FLOPs over the rate of products and its bytes over the rate of reading. Whether tokens with a draft are those without is
+checked in every line.
+
+  python -m benchmarks.gpu                                  on the GPU: B of 1, 16 and 64, K of 0, 4 and 8
+  python -m benchmarks.gpu --batches 128 --drafts 0,6 --acceptance 0.95
+  python -m benchmarks.gpu --device cpu --shape tiny        whether it works, in seconds; says nothing of speed
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+import torch
+from benchmarks.engine.roofline import Counts, Machine, Shape, Stack, encoder_flops, step_seconds, steps_of
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+
+from transcriber_engine.decoder import Decoder
+from transcriber_engine.encoder import Encoder
+from transcriber_engine.model_config import ModelConfig
+from transcriber_engine.scheduler import Scheduler
+from transcriber_engine.speculation import Row
+from transcriber_engine.tokens import WhisperTokenizer
+from transcriber_engine.weights import DecoderPair, vocabulary
+from transcriber_engine.window import Job, WindowRequest, WindowTokens
+
+SPECIAL: Final = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
+TIMESTAMPS: Final = 1501
+REPETITIONS: Final = 10
+PROMPT_TOKENS: Final = 4
+SHAPES: Final = {
+    "large-v3": {"d_model": 1280, "layers": 32, "heads": 20, "mel_bins": 128, "words": 50_257, "languages": 100, "frames": 1500},
+    "tiny": {"d_model": 64, "layers": 4, "heads": 4, "mel_bins": 80, "words": 500, "languages": 2, "frames": 60},
+}
+DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was measured for one batch and one draft length; seconds are of one step."""
+
+    batch: int
+    draft_tokens: int
+    windows_per_second: float  # of decoding
+    tokens_per_second: float
+    acceptance: float
+    tokens_per_cycle: float
+    over_roofline: float  # of the whole decoding
+    verify_seconds: float
+    verify_least_seconds: float
+    draft_seconds: float
+    draft_least_seconds: float
+    differing: int  # windows whose tokens are not those of the target alone
+
+
+def config_of(name: str) -> ModelConfig:
+    """Return the dimensions of a shape, with a draft of two layers."""
+    s = SHAPES[name]
+    return ModelConfig(
+        vocab_size=s["words"] + 2 + s["languages"] + len(SPECIAL) + TIMESTAMPS,
+        d_model=s["d_model"],
+        encoder_layers=s["layers"],
+        decoder_layers=s["layers"],
+        encoder_attention_heads=s["heads"],
+        decoder_attention_heads=s["heads"],
+        encoder_ffn_dim=4 * s["d_model"],
+        decoder_ffn_dim=4 * s["d_model"],
+        num_mel_bins=s["mel_bins"],
+        max_source_positions=s["frames"],
+        suppress_tokens=tuple(range(s["words"], s["words"] + 2 + s["languages"] + len(SPECIAL))),  # rows never end early
+        draft_decoder_layers=2,
+    )
+
+
+def tokenizer_of(name: str) -> WhisperTokenizer:
+    """Return a vocabulary of that size: words without meaning, then the special tokens in Whisper's order."""
+    s = SHAPES[name]
+    languages = ["en", *(f"x{chr(97 + i // 26)}{chr(97 + i % 26)}"[:3] for i in range(s["languages"] - 1))]
+    special = [f"<|{each}|>" for each in ("endoftext", "startoftranscript", *languages, *SPECIAL)]
+    names = [f"w{i}" for i in range(s["words"])] + special
+    return WhisperTokenizer(Tokenizer(WordLevel({word: i for i, word in enumerate(names)}, unk_token="w0")))
+
+
+def decoder_tensors(config: ModelConfig, layers: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return random weights of a decoder, scaled so that half precision holds what comes of them."""
+    generator = torch.Generator(device).manual_seed(layers)
+    d, ffn, prefix = config.d_model, config.decoder_ffn_dim, "model.decoder"
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device, dtype=dtype) * d**-0.5
+
+    def norm(name: str) -> dict[str, Tensor]:
+        ones = torch.ones(d, device=device, dtype=dtype)
+        return {f"{prefix}.{name}.weight": ones, f"{prefix}.{name}.bias": torch.zeros_like(ones)}
+
+    tensors = {
+        f"{prefix}.embed_tokens.weight": normal(config.vocab_size, d),
+        f"{prefix}.embed_positions.weight": normal(config.max_target_positions, d),
+        **norm("layer_norm"),
+    }
+    for i in range(layers):
+        layer = f"layers.{i}"
+        for attention in ("self_attn", "encoder_attn"):
+            tensors |= norm(f"{layer}.{attention}_layer_norm")
+            for part in ("q", "k", "v", "out"):
+                tensors[f"{prefix}.{layer}.{attention}.{part}_proj.weight"] = normal(d, d)
+                tensors |= {} if part == "k" else {f"{prefix}.{layer}.{attention}.{part}_proj.bias": normal(d)}
+        tensors |= norm(f"{layer}.final_layer_norm")
+        for name, shape in (("fc1", (ffn, d)), ("fc2", (d, ffn))):
+            tensors |= {f"{prefix}.{layer}.{name}.weight": normal(*shape), f"{prefix}.{layer}.{name}.bias": normal(shape[0])}
+    return tensors
+
+
+def random_pair(name: str, device: torch.device, dtype: torch.dtype) -> DecoderPair:
+    """Build a target and a draft that shares its embeddings, as two layers of a distilled one do."""
+    config, tokenizer = config_of(name), tokenizer_of(name)
+    target = decoder_tensors(config, config.decoder_layers, device, dtype)
+    layers = decoder_tensors(config, config.draft_decoder_layers, device, dtype)
+    draft = {key: layers[key] if ".layers." in key else value for key, value in (target | layers).items()}
+    words = vocabulary(config, tokenizer, device)
+    return DecoderPair(
+        config,
+        tokenizer,
+        words,
+        Decoder(config, target, config.decoder_layers),
+        Decoder(config, draft, config.draft_decoder_layers),
+    )
+
+
+def shape_of(config: ModelConfig, dtype: torch.dtype) -> Shape:
+    """Return the dimensions that the roofline follows from."""
+    half = dtype != torch.float32
+    stacks = [Stack(n, config.vocab_size, half, half) for n in (config.decoder_layers, config.draft_decoder_layers)]
+    return Shape(
+        config.d_model, config.decoder_ffn_dim, config.encoder_layers, config.num_mel_bins, config.max_source_positions, *stacks
+    )
+
+
+class Oracle:
+    """Stands before a scheduler's draft: runs it, and gives in place of its guesses the target's tokens, wrong as often as told."""
+
+    def __init__(self, scheduler: Scheduler, said: Sequence[Sequence[int]], hidden: Sequence[Tensor], acceptance: float) -> None:
+        self.steps: list[tuple[int, int]] = []  # (rows, tokens) of each draft step
+        self.verified: list[tuple[int, int]] = []
+        self._said, self._acceptance, self._random = said, acceptance, random.Random(1)
+        self._numbers = {each.data_ptr(): i for i, each in enumerate(hidden)}
+        self._window_of_slot: dict[int, int] = {}
+        decoder = scheduler.decoder
+        self._admit, self._propose, self._verify = decoder.admit, decoder.propose, decoder.verify
+        decoder.admit, decoder.propose, decoder.verify = self.admit, self.propose, self.verify  # type: ignore[method-assign]
+
+    def admit(self, slot: int, hidden: Tensor, *, with_draft: bool) -> None:
+        """Note which window a slot gets."""
+        self._window_of_slot[slot] = self._numbers[hidden.data_ptr()]
+        self._admit(slot, hidden, with_draft=with_draft)
+
+    def propose(self, rows: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:
+        """Draft."""
+        self._propose(rows, counts)
+        self.steps += [(left, left) for step in range(max(counts)) if (left := sum(count > step for count in counts))]
+        return [self._guess(row, count) for row, count in zip(rows, counts, strict=True)]
+
+    def verify(self, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> list:
+        """Verify."""
+        self.verified.append((len(rows), sum(len(draft) + 1 for draft in drafts)))
+        return self._verify(rows, drafts)
+
+    def _guess(self, row: Row, count: int) -> list[int]:
+        said = self._said[self._window_of_slot[row.slot]]
+        start = len(row.tokens) - row.prompt_length
+        right = [*said[start : start + count], *[0] * count][:count]
+        return [token if self._random.random() < self._acceptance else token ^ 1 for token in right]
+
+
+def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
+    """Measure the best rate of a product in this type, and of reading."""
+    size, values = (8192, 1 << 30) if device.type == "cuda" else (512, 1 << 20)
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    flops = 2 * size**3 / best_seconds(lambda: a @ b, device)
+    vector = torch.ones(values, device=device, dtype=dtype)
+    return Machine(flops, flops, vector.nbytes / best_seconds(lambda: vector.sum(), device))
+
+
+def best_seconds(run: Callable[[], object], device: torch.device, repetitions: int = REPETITIONS) -> float:
+    """Return the shortest of some runs, the first two not counted; each is waited for."""
+    run(), run()
+    at = []
+    for _ in range(repetitions + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        at.append(perf_counter())
+        run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    at.append(perf_counter())
+    return min(after - before for before, after in pairwise(at))
+
+
+@torch.inference_mode()
+def decode(scheduler: Scheduler, hidden: Sequence[Tensor], draft_tokens: int, tokens: int) -> tuple[float, list[WindowTokens]]:
+    """Decode all windows side by side; seconds, and what each decoded to."""
+    done: dict[int, WindowTokens | BaseException] = {}
+    for number, each in enumerate(hidden):
+        request = WindowRequest(each, language="en", max_draft_tokens=draft_tokens, max_new_tokens=tokens)
+        scheduler.submit(Job(request, lambda outcome, n=number: done.__setitem__(n, outcome)))
+    began = perf_counter()
+    scheduler.run_until_idle()
+    seconds = perf_counter() - began
+    outcomes = [done[i] for i in range(len(hidden))]
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return seconds, outcomes  # type: ignore[return-value]
+
+
+def measure_line(
+    pair: DecoderPair,
+    machine: Machine,
+    hidden: Sequence[Tensor],
+    alone: Sequence[Sequence[int]],
+    draft_tokens: int,
+    acceptance: float,
+) -> Line:
+    """Decode a batch with drafts of a fixed length, and time single steps of it."""
+    batch, shape = len(hidden), shape_of(pair.config, pair.target.embed_tokens.dtype)
+    scheduler = Scheduler(pair, batch, "model" if draft_tokens else "none", draft_tokens)  # no costs: drafts as long as allowed
+    tokens = len(alone[0])
+    decode(scheduler, hidden, draft_tokens, tokens)  # warms up, and captures what is captured
+    oracle = Oracle(scheduler, alone, hidden, acceptance)
+    seconds, outcomes = decode(scheduler, hidden, draft_tokens, tokens)
+    counts = Counts.of(batch, 0, oracle.verified, oracle.steps)
+    least = sum(n * step_seconds(shape, machine, stack, rows, width) for stack, rows, width, n in steps_of(shape, counts))
+    verify, draft = step_times(scheduler, batch, draft_tokens)
+    drafted = sum(o.draft_tokens for o in outcomes)
+    return Line(
+        batch=batch,
+        draft_tokens=draft_tokens,
+        windows_per_second=batch / seconds,
+        tokens_per_second=sum(len(o.tokens) for o in outcomes) / seconds,
+        acceptance=sum(o.accepted_tokens for o in outcomes) / drafted if drafted else 0.0,
+        tokens_per_cycle=sum(o.output_tokens for o in outcomes) / sum(o.cycles for o in outcomes),
+        over_roofline=seconds / least,
+        verify_seconds=verify,
+        verify_least_seconds=step_seconds(shape, machine, shape.target, batch, batch * (draft_tokens + 1)),
+        draft_seconds=draft,
+        draft_least_seconds=step_seconds(shape, machine, shape.draft, batch, batch) if draft_tokens else 0.0,
+        differing=sum(tuple(o.tokens) != tuple(said) for o, said in zip(outcomes, alone, strict=True)),
+    )
+
+
+def step_times(scheduler: Scheduler, batch: int, draft_tokens: int) -> tuple[float, float]:
+    """Return seconds of a verification and of a draft step in the middle of a window, on what the slots still hold."""
+    decoder = scheduler.decoder
+    for name in ("admit", "propose", "verify"):
+        delattr(decoder, name)  # the oracle's
+    prompt = [decoder.pair.tokenizer.start_of_transcript] * PROMPT_TOKENS
+    middle = PROMPT_TOKENS + 50
+
+    def rows() -> list[Row]:
+        return [
+            Row(slot, prompt + [0] * 50, PROMPT_TOKENS, 200, timestamps=False, draft_cap=draft_tokens, draft_length=middle - 2)
+            for slot in range(batch)
+        ]
+
+    drafts = [[0] * draft_tokens] * batch
+    verify = best_seconds(lambda: decoder.verify(rows(), drafts), decoder.device)
+    if not draft_tokens:
+        return verify, 0.0
+    return verify, best_seconds(lambda: decoder.propose(rows(), [draft_tokens] * batch), decoder.device) / draft_tokens
+
+
+@torch.inference_mode()
+def encode_seconds(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> float:
+    """Return seconds of encoding one window with random weights."""
+    with torch.device("meta"):
+        names = Encoder(config).state_dict()
+    tensors = {name: torch.randn(each.shape, device=device, dtype=dtype) * config.d_model**-0.5 for name, each in names.items()}
+    encoder = Encoder.from_tensors(config, tensors)
+    mel = torch.randn(1, config.num_mel_bins, 2 * config.max_source_positions, device=device, dtype=dtype)
+    return best_seconds(lambda: encoder(mel), device)
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Return the lines as a Markdown table."""
+    heads = "| B | K | windows/s | tokens/s | acceptance | tokens a cycle | time over roofline | t_v, ms | least | t_d, ms | least | differing |"
+    rows = [
+        f"| {x.batch} | {x.draft_tokens} | {x.windows_per_second:.2f} | {x.tokens_per_second:.0f} | {x.acceptance:.0%} | "
+        f"{x.tokens_per_cycle:.2f} | {x.over_roofline:.2f}× | {x.verify_seconds * 1e3:.2f} | {x.verify_least_seconds * 1e3:.2f} | "
+        f"{x.draft_seconds * 1e3:.2f} | {x.draft_least_seconds * 1e3:.2f} | {x.differing} |"
+        for x in lines
+    ]
+    return "\n".join([heads, "|" + " --: |" * heads.count("|", 1), *rows])
+
+
+def numbers(text: str) -> list[int]:
+    """Read numbers by comma."""
+    return [int(each) for each in text.split(",")]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda where there is one, else cpu"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="float16 on a GPU, float32 on a CPU")
+    parser.add_argument("--shape", choices=SHAPES, default="large-v3", help="dimensions of the model")
+    parser.add_argument("--batches", type=numbers, default=[1, 16, 64], metavar="B,…", help="windows side by side")
+    parser.add_argument("--drafts", type=numbers, default=[0, 4, 8], metavar="K,…", help="tokens drafted in a cycle")
+    parser.add_argument("--acceptance", type=float, default=0.9, help="how often a drafted token is right")
+    parser.add_argument("--tokens", type=int, default=100, help="of each window")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON to this file, too")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; the exit code is 1 where tokens with a draft differ from those without."""
+    options = parse(arguments)
+    device = torch.device(options.device)
+    dtype = DTYPES[options.dtype or ("float16" if device.type == "cuda" else "float32")]
+    machine = measure_machine(device, dtype)
+    pair = random_pair(options.shape, device, dtype)
+    encoding = encode_seconds(pair.config, device, dtype)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{name}, {dtype}: {machine.flops / 1e12:.2f} TFLOP/s in products, {machine.read_bytes / 1e9:.0f} GB/s read")
+    least = encoder_flops(shape_of(pair.config, dtype)) / machine.flops
+    print(f"encoding a window: {encoding * 1e3:.2f} ms, at least {least * 1e3:.2f} ms", flush=True)
+    lines = []
+    for batch in options.batches:
+        generator = torch.Generator(device).manual_seed(batch)
+        size = (pair.config.max_source_positions, pair.config.d_model)
+        hidden = [torch.randn(size, generator=generator, device=device, dtype=dtype) for _ in range(batch)]
+        # What every line must equal: the target alone, one window at a time.
+        single = Scheduler(pair, 1, "none", 0)
+        alone = [decode(single, [each], 0, options.tokens)[1][0].tokens for each in hidden]
+        for draft_tokens in options.drafts:
+            lines.append(measure_line(pair, machine, hidden, alone, draft_tokens, options.acceptance))
+            print(table(lines[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    print(table(lines))
+    if options.out:
+        figures = {
+            "device": name,
+            "dtype": str(dtype),
+            "shape": options.shape,
+            "machine": asdict(machine),
+            "encode_seconds": encoding,
+        }
+        options.out.write_text(
+            json.dumps({**figures, "lines": [asdict(line) for line in lines]}, indent=1) + "\n", encoding="utf-8"
+        )
+    return int(any(line.differing for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

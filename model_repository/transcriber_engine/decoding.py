@@ -1,0 +1,104 @@
+"""A target and its draft at work in slots: what the scheduler decides about rows, done with tensors."""
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from transcriber_engine.draft_length import Costs, fit_costs
+from transcriber_engine.ragged import RaggedTokens
+from transcriber_engine.speculation import Row, Verified, prefix_of, propose_by_lookup, propose_with_model, verify
+from transcriber_engine.weights import DecoderPair
+
+MEASURED_DRAFT_TOKENS = 4  # a common length: kernels get dearer in steps, and a line is drawn through what is measured
+KEPT_BYTES = 1 << 29
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+DraftSource = Literal["none", "model", "prompt_lookup"]
+
+
+class PairDecoder:
+    """Owns the caches of a pair's slots; used by one thread. `max_draft_tokens` is 0 where nothing drafts."""
+
+    def __init__(self, pair: DecoderPair, slots: int, draft_source: DraftSource, max_draft_tokens: int) -> None:
+        """Allocate the slots; without a draft model, the source "model" drafts nothing."""
+        self.pair = pair
+        self.slots = slots
+        self.draft_source: DraftSource = "none" if draft_source == "model" and pair.draft is None else draft_source
+        self.max_draft_tokens = max_draft_tokens if self.draft_source != "none" else 0
+        self.device = pair.target.device
+        if self.device.type == "cpu":
+            _keep_freed_memory()
+        self.cache = pair.target.allocate(slots)
+        self._draft = pair.draft if self.draft_source == "model" else None
+        self._draft_cache = self._draft.allocate(slots) if self._draft is not None else None
+        self._draft_vocabulary = pair.vocabulary.of_head(self._draft.head.ids) if self._draft is not None else None
+
+    @torch.inference_mode()
+    def admit(self, slot: int, hidden: Tensor, *, with_draft: bool) -> None:
+        """Lay out the keys and values of a window's encoding [frames, d_model] in a slot."""
+        hidden = hidden.to(self.device)
+        self.pair.target.admit(self.cache, slot, hidden)
+        if with_draft and self._draft is not None and self._draft_cache is not None:
+            self._draft.admit(self._draft_cache, slot, hidden)
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Sequence[int], at: int) -> Tensor:
+        """Let the target read the tokens that open a slot's row; its scores after token `at`, no rules: float32 [vocab_size]."""
+        hidden = self.pair.target(self.cache, RaggedTokens.of_rows([(slot, 0, tokens)], self.device))
+        return self.pair.target.logits(hidden[at])
+
+    @torch.inference_mode()
+    def propose(self, rows: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:
+        """Draft for each row its count of tokens; the longest drafts come first."""
+        if self._draft is None or self._draft_cache is None or self._draft_vocabulary is None:
+            return propose_by_lookup(rows, counts)
+        prefix = prefix_of(rows, self.pair.vocabulary, self.device)
+        return propose_with_model(self._draft, self._draft_cache, rows, counts, prefix, self._draft_vocabulary)
+
+    @torch.inference_mode()
+    def verify(self, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> list[Verified]:
+        """Let the target judge the drafts of the rows side by side; rows with drafts of one length are neighbours."""
+        return verify(self.pair.target, self.cache, rows, drafts, self.pair.vocabulary)
+
+    def calibrate(self, now: Callable[[], float] = time.perf_counter) -> Costs | None:
+        """Measure what drafting and verifying cost here, so that the draft length fits; also warms everything up."""
+        if self.max_draft_tokens == 0:
+            return None
+        draft_seconds: dict[int, float] = {}
+        verify_seconds: dict[tuple[int, int], float] = {}
+        prompt = [self.pair.tokenizer.start_of_transcript] * 4
+        for count in sorted({1, self.slots}):
+            rows = [Row(slot, list(prompt), 4, 64, timestamps=False, draft_cap=1) for slot in range(count)]
+            for width in (1, 1 + min(self.max_draft_tokens, MEASURED_DRAFT_TOKENS)):
+                drafts = [prompt[:1] * (width - 1)] * count
+                verify_seconds[count, width] = _best_seconds(lambda r=rows, d=drafts: self.verify(r, d), now)  # type: ignore[misc]
+            draft_seconds[count] = _best_seconds(lambda r=rows: self.propose(r, [2] * len(r)), now) / 2  # type: ignore[misc]
+        return fit_costs(draft_seconds, verify_seconds)
+
+
+def _keep_freed_memory() -> None:
+    """Have malloc keep what a cycle frees for the next one.
+
+    Scores of a batch are tens of megabytes, which malloc would give back to the system after every cycle, and the system clear
+    again, page by page, for the next: a third of a cycle. Where malloc is not glibc's, it is left as it is.
+    """
+    if hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def _best_seconds(run: Callable[[], object], now: Callable[[], float], repeats: int = 3) -> float:
+    """Return the shortest of a few runs, the first not counted."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        start = now()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(now() - start)
+    return min(seconds)

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from transcriber_engine.decoding import DraftSource
 from transcriber_engine.mel import WINDOW_SAMPLES, log_mel
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.scheduler import Scheduler
 from transcriber_engine.settings import Options
-from transcriber_engine.weights import DecoderPair, load_decoders, load_encoder
+from transcriber_engine.weights import load_decoders, load_encoder
 from transcriber_engine.window import Job, WindowRequest, WindowTokens
 
 PRECISIONS: Final = ("float32", "int8")

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.engine.audio import long_file_speech
 from benchmarks.engine.claims import claims
 from benchmarks.engine.lineup import ENTRANTS
 from benchmarks.engine.machine import about
@@ -89,6 +90,7 @@ def run(options: argparse.Namespace, document: Document, folder: Path) -> bool:
     sizes = QUICK if options.quick else Sizes()
     sizes = replace(sizes, rounds=options.rounds or sizes.rounds)
     command = "python -m benchmarks.engine" + "".join(f" {word}" for word in sys.argv[1:])
+    say(f"long files are {long_file_speech()}")
     bench = Bench(sizes, options.peers, weights, folder, lambda record: None)
     for name in options.only:
         records: list[Record] = []

@@ -73,6 +73,11 @@ def short(count: int) -> list[Clip]:
     return clips[::step][:count]
 
 
+def long_file_speech() -> str:
+    """Say what long files are made of."""
+    return "synthetic sentences" if _spoken() else "the reading over and over, for Piper is not installed"
+
+
 def long_file(seconds: float, seed: int) -> tuple[Samples, str]:
     """Return a file of at least that length and its text: synthetic sentences shuffled, with pauses of 0.2 to 1.2 s between them.
 

@@ -158,7 +158,8 @@ def _hour(records: Sequence[Record]) -> list[Claim]:
         Claim(flat, "flat", f"{early / MEBIBYTE:.0f} MiB, {late / MEBIBYTE:.0f} MiB", late - early < FLAT_BYTES),
         Claim(
             cut, "0",
-            f"{errors['lost_at_cuts']} lost, {errors['doubled_at_cuts']} doubled; {errors['cuts']} cuts, {errors['said']} words",
+            f"{errors['lost_at_cuts']} lost, {errors['doubled_at_cuts']} doubled; {errors['cuts']} cuts, {errors['said']} words of "
+            + run["speech"],
             wrong == 0,
         ),
     ]  # fmt: skip

@@ -20,10 +20,11 @@ from transcriber_engine.audio import SAMPLE_RATE_HZ, Samples
 from transcriber_engine.decoding import PairDecoder
 from transcriber_engine.head import ScreenedHead
 from transcriber_engine.mel import log_mel
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.scheduler import Scheduler
 from transcriber_engine.settings import EngineSettings, Options
 from transcriber_engine.speculation import Row, Verified
-from transcriber_engine.weights import DecoderPair, load_decoders, load_encoder
+from transcriber_engine.weights import load_decoders, load_encoder
 from transcriber_engine.window import Job, WindowRequest, WindowTokens
 
 SLOTS: Final = 16

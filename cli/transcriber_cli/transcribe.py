@@ -18,8 +18,9 @@ from tritonclient.grpc import KeepAliveOptions
 from tritonclient.utils import InferenceServerException
 
 from transcriber_cli.console import CommandError, FileSpinners, expected_errors, say, show_error, write_result
+from transcriber_engine.fallback import MAX_SEED
 from transcriber_engine.result import Speculation, Transcript, to_srt, to_text, to_vtt
-from transcriber_engine.settings import MAX_HOTWORDS_CHARACTERS, MAX_PROMPT_CHARACTERS, MAX_SEED, Task, Timestamps
+from transcriber_engine.settings import MAX_HOTWORDS_CHARACTERS, MAX_PROMPT_CHARACTERS, Task, Timestamps
 
 Format = Literal["text", "json", "srt", "vtt"]
 RENDER: Final[dict[Format, Callable[[Transcript], str]]] = {

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from transcriber_engine.cache import SlotCache
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.ragged import RaggedTokens
 from transcriber_engine.result import Word
 from transcriber_engine.settings import Task
 from transcriber_engine.tokens import TextSegment
-from transcriber_engine.weights import DecoderPair
 from transcriber_engine.words import natural_times, split_words
 
 FRAME_SECONDS: Final = 0.02  # of the encoder's output

@@ -36,9 +36,9 @@ def attend(query: Tensor, keys_t: Tensor, values: Tensor, slots: Tensor | None, 
         return _attend_together(query, keys_t, values, slots, _shown(visible, query, values))
     if slots is None:
         slots = torch.arange(len(query))
-    halved = keys_t.dtype == torch.bfloat16
-    compiled = query.dtype == torch.float32 and keys_t.stride(3) == values.stride(3) == 1
-    if compiled and (kernel := _kernel(query.shape[3], halved)):
+    cached = keys_t.dtype if keys_t.stride(3) == values.stride(3) == 1 else None
+    compiled = query.dtype == torch.float32 and cached in (torch.float32, torch.bfloat16)
+    if compiled and (kernel := _kernel(query.shape[3], cached == torch.bfloat16)):
         return kernel(query, keys_t, values, slots, visible)
     return _attend_row_by_row(query, keys_t, values, slots, _shown(visible, query, values))
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from transcriber_engine.errors import Refusal, RequestError
-from transcriber_engine.settings import seconds_text
 
 SAMPLE_RATE_HZ: Final = 16_000
 BLOCK_SAMPLES: Final = SAMPLE_RATE_HZ
@@ -204,3 +203,13 @@ def _read_blocks(child: subprocess.Popen[bytes], timer: _Watchdog) -> Iterator[S
         whole = len(rest) // 4 * 4
         yield np.frombuffer(rest[:whole], dtype="<f4").copy()
         rest = rest[whole:]
+
+
+def seconds_text(seconds: float) -> str:
+    """Human-readable duration for messages: 3723 -> '1 h 2 min 3 s'."""
+    if not math.isfinite(seconds):
+        return str(seconds)
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{value} {unit}" for value, unit in parts if value) or "0 s"

@@ -17,7 +17,8 @@ SCRATCH_POSITIONS = 17
 class SlotCache:
     """Per layer: keys [slots, heads, head_dim, T] and values [slots, heads, T, head_dim]; T: text positions or audio frames.
 
-    Keys have time last, so that attention reads both in the order in which they lie.
+    On a CPU keys lie with time last, so that attention reads both in the order in which they lie; on a GPU as the values do, since
+    its fused kernel wants that, and what is kept here is a view of them.
     """
 
     self_keys: tuple[Tensor, ...]
@@ -40,13 +41,12 @@ class SlotCache:
     ) -> "SlotCache":
         """Allocate zeroed caches, audio frames in `frames_dtype`; zeros, since masked garbage must still be finite."""
 
-        def buffers(dtype: torch.dtype, *shape: int) -> tuple[Tensor, ...]:
-            return tuple(torch.zeros((slots, heads, *shape), dtype=dtype, device=device) for _ in range(layers))
+        def values(dtype: torch.dtype, time: int) -> tuple[Tensor, ...]:
+            return tuple(torch.zeros((slots, heads, time, head_dim), dtype=dtype, device=device) for _ in range(layers))
+
+        def keys(dtype: torch.dtype, time: int) -> tuple[Tensor, ...]:
+            buffers = values(dtype, time)
+            return tuple(each.mT if device.type == "cuda" else each.view(slots, heads, head_dim, time) for each in buffers)
 
         text = positions + SCRATCH_POSITIONS
-        return cls(
-            buffers(dtype, head_dim, text),
-            buffers(dtype, text, head_dim),
-            buffers(frames_dtype, head_dim, frames),
-            buffers(frames_dtype, frames, head_dim),
-        )
+        return cls(keys(dtype, text), values(dtype, text), keys(frames_dtype, frames), values(frames_dtype, frames))

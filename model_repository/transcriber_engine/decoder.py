@@ -1,6 +1,7 @@
 """Whisper's text decoder over slot caches: ragged rows of one batch, each at its own position."""
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,11 @@ from transcriber_engine.attention import attend
 from transcriber_engine.cache import SlotCache
 from transcriber_engine.head import FullHead, Head
 from transcriber_engine.linear import InvariantLinear
-from transcriber_engine.model_config import ModelConfig
 from transcriber_engine.ragged import RaggedTokens
 from transcriber_engine.rules import Scores, Vocabulary
+
+if TYPE_CHECKING:
+    from transcriber_engine.model_config import ModelConfig
 
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
 ObserveQuery = Callable[[int, Tensor], None]
@@ -90,7 +93,7 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, tokens: RaggedTokens, v
             block.of_tokens(query),
             keys,
             values,
-            block.of_rows(tokens.row_slots),
+            None if tokens.row_slots is None else block.of_rows(tokens.row_slots),
             None if visible is None else block.of_rows(visible),
         ).flatten(2)
         for block in tokens.blocks
@@ -103,7 +106,7 @@ class Decoder(nn.Module):
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: "ModelConfig",
         tensors: Mapping[str, Tensor],
         layers: int,
         head: Head | None = None,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from transcriber_engine.draft_length import Costs, fit_costs
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.ragged import RaggedTokens
 from transcriber_engine.speculation import Row, Verified, prefix_of, propose_by_lookup, propose_with_model, verify
-from transcriber_engine.weights import DecoderPair
 
 MEASURED_DRAFT_TOKENS = 4  # a common length: kernels get dearer in steps, and a line is drawn through what is measured
 KEPT_BYTES = 1 << 29
@@ -63,6 +63,13 @@ class PairDecoder:
     def verify(self, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> list[Verified]:
         """Let the target judge the drafts of the rows side by side; rows with drafts of one length are neighbours."""
         return verify(self.pair.target, self.cache, rows, drafts, self.pair.vocabulary)
+
+    def cycle(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[list[list[int]], list[Verified]]:
+        """Draft for each row in use its count of tokens, or fewer, and verify them; the longest drafts come first."""
+        drafting = sum(count > 0 for count in counts)
+        drafted = self.propose(rows[:drafting], counts[:drafting]) if drafting else []
+        drafts = [*drafted, *([] for _ in rows[drafting:])]
+        return drafts, self.verify(rows, drafts)
 
     def calibrate(self, now: Callable[[], float] = time.perf_counter) -> Costs | None:
         """Measure what drafting and verifying cost here, so that the draft length fits; also warms everything up."""

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-FIRST_GUESS: Final = 0.8  # of acceptance, before anything was drafted
-SMOOTHING: Final = 0.15  # weight of a drafted token in a row's running acceptance…
-EXPECTATION_SMOOTHING: Final = 0.02  # …and in what is expected of the next row
+FIRST_GUESS: Final = 0.7  # of acceptance, before anything was drafted
+GUESS_TOKENS: Final = 8  # that the guess counts for
+SMOOTHING: Final = 0.2  # weight of a drafted token in a row's running acceptance…
+EXPECTATION_SMOOTHING: Final = 0.02  # …and in what is expected of the next row, once much was seen
 SHORTEST_SECONDS: Final = 1e-9
 PROBE_CYCLES: Final = 24  # where drafting does not pay, one token is drafted this often, so that a change is noticed
 
@@ -95,15 +96,20 @@ def _lengths_at(price: float, acceptances: Sequence[float], most: Sequence[int],
     return lengths
 
 
-@dataclass
 class Expectation:
-    """Acceptance that a new row starts from: what rows of its kind were seen to have."""
+    """Acceptance that a new row starts from: what rows of its kind were seen to have, or, of a new kind, rows of all kinds."""
 
-    rate: float = FIRST_GUESS
+    def __init__(self, of_all: "Expectation | None" = None) -> None:
+        self.rate: float = FIRST_GUESS if of_all is None else of_all.rate
+        self._seen = 0
+        self._of_all = of_all
 
     def observe(self, fits: float) -> None:
-        """Take in one drafted token: 1 where it was accepted, 0 where not."""
-        self.rate += EXPECTATION_SMOOTHING * (fits - self.rate)
+        """Take in one drafted token: 1 where it was accepted, 0 where not. The first weigh most: a useless draft is known soon."""
+        self._seen += 1
+        self.rate += max(EXPECTATION_SMOOTHING, 1 / (GUESS_TOKENS + self._seen)) * (fits - self.rate)
+        if self._of_all is not None:
+            self._of_all.observe(fits)
 
 
 class Acceptance:

@@ -8,8 +8,8 @@ from hashlib import blake2b
 from typing import Final
 
 from transcriber_engine.guards import is_silent
-from transcriber_engine.settings import MAX_SEED
 
+MAX_SEED: Final = 2**31 - 1
 TEMPERATURES: Final = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 COMPRESSION_RATIO_LIMIT: Final = 2.4  # of text: above, it repeats itself
 LOGPROB_LIMIT: Final = -1.0  # mean per token: below, the model does not believe it

@@ -4,6 +4,7 @@ Pure functions on figures and tokens. Without `hallucination_guards` only openai
 text is what the target says.
 """
 
+import zlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,6 +25,12 @@ def is_silent(no_speech_prob: float, avg_logprob: float, speech_seconds: float |
     """
     nothing_heard = speech_seconds is not None and speech_seconds < HEARD_SECONDS
     return (no_speech_prob > NO_SPEECH_PROBABILITY) + (avg_logprob < NO_SPEECH_LOGPROB) + nothing_heard >= 2
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of the text over bytes of it deflated: openai/whisper's measure of repetition."""
+    data = text.encode("utf-8")
+    return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 def loop_period(text: Sequence[int]) -> int | None:

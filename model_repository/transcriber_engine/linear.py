@@ -11,9 +11,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transcriber_engine.row_grouping import row_grouping
+from transcriber_engine.row_grouping import ALWAYS_AS_MANY, UP_TO_256, row_grouping
 
 if TYPE_CHECKING:
     from transcriber_engine.linear_kernel import Kernel, Panels
@@ -37,7 +38,9 @@ class InvariantLinear(nn.Module):
         self.panels = None if weight.is_cuda or weight.dtype != torch.float32 else _panels(weight, bias, halved=False)
         self.packed = None if self.panels is not None else _packed(weight)
         is_packed = self.panels is not None or self.packed is not None
-        self.blocks = [] if is_packed else [b.t().contiguous() for b in torch.split(weight, INPUT_BLOCK, dim=1)]
+        self.whole = weight if weight.is_cuda else None
+        in_blocks = not is_packed and self.whole is None
+        self.blocks = [b.t().contiguous() for b in torch.split(weight, INPUT_BLOCK, dim=1)] if in_blocks else []
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: [..., inputs] -> [..., outputs]."""
@@ -45,7 +48,8 @@ class InvariantLinear(nn.Module):
         if self.panels is not None:
             y = self.panels(rows)
         else:
-            y = row_grouping(self.kernel, self._of_equal_rows).apply(self._product, rows)
+            groupings = UP_TO_256 if self.whole is None else ALWAYS_AS_MANY
+            y = row_grouping(self.kernel, self._of_equal_rows, groupings).apply(self._product, rows)
         return y.view(*x.shape[:-1], self.outputs)
 
     def _product(self, rows: Tensor) -> Tensor:
@@ -53,6 +57,8 @@ class InvariantLinear(nn.Module):
         if self.packed is not None:
             y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
             return y
+        if self.whole is not None:
+            return F.linear(rows, self.whole, self.bias)
         parts = torch.split(rows, INPUT_BLOCK, dim=1)
         y = parts[0] @ self.blocks[0]
         for part, block in zip(parts[1:], self.blocks[1:], strict=True):

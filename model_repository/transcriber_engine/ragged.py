@@ -33,16 +33,16 @@ class RaggedTokens:
     ids: Tensor  # [N]
     positions: Tensor  # [N]
     slots: Tensor  # [N]
-    row_slots: Tensor  # [B]
+    row_slots: Tensor | None  # [B]; None: row b is slot b
     row_starts: Tensor  # [B], the position of a row's first token
     blocks: tuple[Block, ...]
 
     @classmethod
-    def of_equal_rows(cls, slots: Tensor, ids: Tensor, starts: Tensor) -> "RaggedTokens":
-        """Take ids [B, Q] of slots [B], which stand at `starts[b] + arange(Q)`."""
+    def of_equal_rows(cls, slots: Tensor | None, ids: Tensor, starts: Tensor) -> "RaggedTokens":
+        """Take ids [B, Q] of slots [B] (None: of slots 0 to B-1), which stand at `starts[b] + arange(Q)`."""
         rows, width = ids.shape
         positions = starts[:, None] + torch.arange(width, device=ids.device)
-        by_token = slots[:, None].expand(rows, width)
+        by_token = (torch.arange(rows, device=ids.device) if slots is None else slots)[:, None].expand(rows, width)
         return cls(ids.flatten(), positions.flatten(), by_token.flatten(), slots, starts, (Block(0, rows, 0, width),))
 
     @classmethod

@@ -1,7 +1,6 @@
 """What a caller gets: a transcript with true times, and its forms as text and subtitles."""
 
 import html
-import zlib
 from datetime import timedelta
 from typing import Annotated
 
@@ -93,12 +92,6 @@ class Transcript(BaseModel):
     segments: tuple[Segment, ...]
     speculation: Speculation
     warnings: tuple[str, ...] = ()
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes of the text over bytes of it deflated: openai/whisper's measure of repetition."""
-    data = text.encode("utf-8")
-    return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 def to_text(transcript: Transcript) -> str:

@@ -7,7 +7,7 @@ differs between CPUs and libraries (in float32 on an AMD EPYC: by fours in Intel
 """
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ LOG = logging.getLogger(__name__)
 
 MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
 AT_ONCE: Final = 256
+FIXED: Final = (128, 64, 32, 16)  # of a GPU: what a step of decoding has to read takes longer than to multiply so many rows
 # Small numbers are common, and kernels change at powers of two.
 SAMPLED: Final = (*range(1, 25), 32, 33, 48, 64, 65, 96, 97, 128, 129, 192, AT_ONCE)
 
@@ -56,15 +57,20 @@ ALONE: Final = RowGrouping(multiple=1, at_once=1)
 _measured: dict[Hashable, RowGrouping] = {}
 
 
-def row_grouping(key: Hashable, compute: Callable[[int], Tensor]) -> RowGrouping:
-    """Return the smallest grouping in which equal rows have equal results wherever they stand; measured once for a `key`.
+UP_TO_256: Final = tuple(RowGrouping(multiple, AT_ONCE) for multiple in MULTIPLES)
+ALWAYS_AS_MANY: Final = tuple(RowGrouping(rows, rows) for rows in FIXED)
+"""As many rows in every call, so that a library, which chooses a kernel by the shape, has nothing to choose."""
+
+
+def row_grouping(key: Hashable, compute: Callable[[int], Tensor], groupings: Sequence[RowGrouping] = UP_TO_256) -> RowGrouping:
+    """Return the first grouping in which equal rows have equal results wherever they stand; measured once for a `key`.
 
     `compute(rows)` gives the results [rows, …] of that many equal rows; `key` names all that its kernels may be chosen by, but for
     the number of rows and of threads.
     """
     key = (key, torch.get_num_threads())
     if key not in _measured:
-        _measured[key] = measure(compute)
+        _measured[key] = measure(compute, groupings)
         if _measured[key] == ALONE:
             LOG.warning(
                 "no number of rows gives reproducible results on this machine; each row is computed alone, which is slow: %s", key
@@ -72,12 +78,11 @@ def row_grouping(key: Hashable, compute: Callable[[int], Tensor]) -> RowGrouping
     return _measured[key]
 
 
-def measure(compute: Callable[[int], Tensor]) -> RowGrouping:
+def measure(compute: Callable[[int], Tensor], groupings: Sequence[RowGrouping] = UP_TO_256) -> RowGrouping:
     """Measure the grouping of one computation; see `row_grouping`."""
-    for multiple in MULTIPLES:
-        grouping = RowGrouping(multiple, AT_ONCE)
-        row = compute(multiple)[:1]
-        counts = sorted({rows + grouping.missing(rows) for rows in SAMPLED})
+    for grouping in groupings:
+        row = compute(grouping.multiple)[:1]
+        counts = sorted({rows + grouping.missing(rows) for rows in SAMPLED if rows <= grouping.at_once})
         if all(bool((compute(count) == row).all()) for count in counts):
             return grouping
     return ALONE

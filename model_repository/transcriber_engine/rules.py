@@ -11,11 +11,13 @@ run, so that no mask over the vocabulary is ever made: the best of each run is f
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from transcriber_engine.ragged import Block
 
 NEVER = float("-inf")
+ALIGNED = 8  # numbers: a row of so many, or a multiple, begins where a GPU reads several at once
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Scores:
 
 
 def split_scores(logits: Tensor, vocabulary: Vocabulary, opening: Tensor | None, *, with_mass: bool) -> Scores:
-    """Read logits [N, ids] of a head, which are overwritten; `opening`, int64 or None, says at which positions a window opens."""
+    """Read logits [N, ids] of a head, which are overwritten; `opening`, bool [N] or None, says which positions open a window."""
     begin, end = vocabulary.timestamp_begin, vocabulary.end_of_text
     text, special, times = torch.split(logits, [vocabulary.text_ids, begin - end, vocabulary.size - begin], dim=-1)
     for run, suppressed, begin_suppressed in (
@@ -84,14 +86,14 @@ def split_scores(logits: Tensor, vocabulary: Vocabulary, opening: Tensor | None,
     ):
         run.index_fill_(-1, suppressed, NEVER)
         if opening is not None:
-            run[opening[:, None], begin_suppressed] = NEVER
+            # By columns, since places of rows would have to be known before: a graph of kernels cannot ask for them.
+            run.index_copy_(-1, begin_suppressed, run.index_select(-1, begin_suppressed).masked_fill(opening[:, None], NEVER))
     if not vocabulary.text_ids:
         nothing = torch.full_like(special[:, 0], NEVER)
         return Scores(torch.zeros_like(nothing, dtype=torch.long), nothing, None, special, times)
     token = text.argmax(dim=-1, keepdim=True)
     highest = text.gather(-1, token)
-    # Torch's fused log-softmax reads the scores a third as often as its logsumexp does.
-    mass = (highest - text.log_softmax(dim=-1).gather(-1, token))[:, 0] if with_mass else None
+    mass = _mass_from(text, highest, token)[:, 0] if with_mass else None
     return Scores(token[:, 0], highest[:, 0], mass, special, times, text)
 
 
@@ -163,7 +165,7 @@ def _rule_timestamps(scores: Scores, inputs: Tensor, prefix: Prefix, vocabulary:
     ruled = replace(scores, times=times)
     tokens, highest = _best_of_runs(ruled, vocabulary)
     out = torch.stack([timed & (closes | first), timed & first], dim=-1)  # text, special
-    outweighs = timed & (times.logsumexp(dim=-1) > highest[..., :2].masked_fill(out, NEVER).amax(dim=-1))
+    outweighs = timed & (_mass(times) > highest[..., :2].masked_fill(out, NEVER).amax(dim=-1))
     banned = torch.cat([out | outweighs[..., None], torch.zeros_like(out[..., :1])], dim=-1)
     return Ruled(ruled, banned, tokens, highest)
 
@@ -186,8 +188,25 @@ def choose(ruled: Ruled) -> tuple[Tensor, Tensor]:
     highest = ruled.highest.masked_fill(ruled.banned, NEVER).amax(dim=-1)
     scores = ruled.scores
     assert scores.mass is not None
-    masses = torch.stack([scores.mass, scores.special.logsumexp(dim=-1), scores.times.logsumexp(dim=-1)], dim=-1)
-    return best(ruled), highest - masses.masked_fill(ruled.banned, NEVER).logsumexp(dim=-1)
+    masses = torch.stack([scores.mass, _mass(scores.special), _mass(scores.times)], dim=-1)
+    return best(ruled), highest - _mass(masses.masked_fill(ruled.banned, NEVER))
+
+
+def _mass(run: Tensor) -> Tensor:
+    """Logsumexp over the last dimension; -inf where all are."""
+    highest, place = run.max(dim=-1, keepdim=True)
+    return _mass_from(run, highest, place).masked_fill(highest == NEVER, NEVER)[..., 0]
+
+
+def _mass_from(run: Tensor, highest: Tensor, place: Tensor) -> Tensor:
+    """Logsumexp over the last dimension, of which the highest and its place are known: [..., 1].
+
+    By torch's fused log-softmax, which reads the scores a third as often as its logsumexp does, and adds up every row in one order
+    whatever their number. On a GPU, that order follows from how a row lies in memory: all must lie alike.
+    """
+    if run.is_cuda:
+        run = F.pad(run, (0, -run.shape[-1] % ALIGNED), value=NEVER)
+    return highest - run.log_softmax(dim=-1).gather(-1, place)
 
 
 def sample(ruled: Ruled, temperature: float, vocabulary: Vocabulary, random: torch.Generator) -> tuple[int, float]:

@@ -4,21 +4,25 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from threading import Condition
+from typing import TYPE_CHECKING
 
 import torch
 
 from transcriber_engine.admission import Claim, first_in_line
-from transcriber_engine.alignment import align
-from transcriber_engine.decoding import DraftSource, PairDecoder
+from transcriber_engine.decoding import DraftSource
 from transcriber_engine.draft_length import PROBE_CYCLES, Acceptance, Costs, Expectation, choose_lengths
 from transcriber_engine.errors import CancelledByCallerError, DeadlinePassedError
 from transcriber_engine.fallback import Attempt, derived_seed, next_temperature
-from transcriber_engine.guards import closes_loop, is_silent, without_loops
-from transcriber_engine.result import Word, compression_ratio
+from transcriber_engine.graphs import make_decoder
+from transcriber_engine.guards import closes_loop, compression_ratio, is_silent, without_loops
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.speculation import Commit, Row, accept, apply_commit
-from transcriber_engine.weights import DecoderPair
 from transcriber_engine.window import Job, WindowTokens
+
+if TYPE_CHECKING:
+    from transcriber_engine.result import Word
 
 CANCELLATION_CHECK_CYCLES = 4
 
@@ -75,16 +79,17 @@ class Scheduler:
         """Allocate the slots; without `costs` (see `calibrate`) drafts are as long as allowed. Deadlines are on the clock `now`."""
         self.pair = pair
         self.slots = slots
-        self.decoder = PairDecoder(pair, slots, draft_source, max_draft_tokens)
+        self.decoder = make_decoder(pair, slots, draft_source, max_draft_tokens)
         self.counters = Counters()
-        self._free = list(reversed(range(slots)))
+        self._free = list(range(slots))  # a heap: low slots first, so that a graph of few rows will do
         self._active: list[_Active] = []
         self._waiting: list[_Waiting] = []
         self._changed = Condition()
         self._costs = costs
         self._now = now
         # A draft is often good at text and bad at timestamps, or good in one language alone.
-        self._expectations: defaultdict[tuple[str, bool], Expectation] = defaultdict(Expectation)
+        of_all = Expectation()
+        self._expectations: defaultdict[tuple[str, bool], Expectation] = defaultdict(lambda: Expectation(of_all))
 
     @property
     def active(self) -> int:
@@ -125,7 +130,7 @@ class Scheduler:
         """End every window with an error: called when the engine cannot go on."""
         with self._changed:
             jobs = [a.job for a in self._active] + [w.job for w in self._waiting]
-            self._free = list(reversed(range(self.slots)))
+            self._free = list(range(self.slots))
             self._active.clear()
             self._waiting.clear()
             self._changed.notify_all()
@@ -185,12 +190,12 @@ class Scheduler:
                 held = Counter(active.claim.request for active in self._active)
                 first = first_in_line([waiting.claim for waiting in self._waiting], held, self.slots)
                 waiting = self._waiting.pop(first)
-                slot = self._free.pop()
+                slot = heappop(self._free)
             try:
                 active = self._admit(waiting, slot)
             except Exception as error:  # one window's bad request must not end the others
                 with self._changed:
-                    self._free.append(slot)
+                    heappush(self._free, slot)
                     self._changed.notify_all()
                 waiting.job.on_done(error)
                 continue
@@ -229,12 +234,11 @@ class Scheduler:
         """Draft, verify and commit for every active row."""
         end = self.pair.vocabulary.end_of_text
         plan = sorted(zip(self._draft_lengths(), self._active, strict=True), key=lambda planned: -planned[0])
-        drafts = self._drafts([(active.row, count) for count, active in plan])
-        verified = self.decoder.verify([active.row for _, active in plan], drafts)
-        for (count, active), draft, judged in zip(plan, drafts, verified, strict=True):
+        drafts, verified = self.decoder.cycle([active.row for _, active in plan], [count for count, _ in plan])
+        for (_, active), draft, judged in zip(plan, drafts, verified, strict=True):
             commit = accept(active.row, draft, judged, end)
-            self._commit(active, commit, count)
-            active.acceptance.observe(commit.accepted, count)
+            self._commit(active, commit, len(draft))
+            active.acceptance.observe(commit.accepted, len(draft))
         self.counters.cycles += 1
         for active in [a for a in self._active if a.row.done]:
             if not self._decodes_again(active):
@@ -292,16 +296,10 @@ class Scheduler:
             for length, a in zip(lengths, self._active, strict=True)
         ]
 
-    def _drafts(self, plan: Sequence[tuple[Row, int]]) -> list[list[int]]:
-        """Draft for each row its count of tokens, the longest first; for those at the end none."""
-        drafting = [(row, count) for row, count in plan if count]
-        drafted = self.decoder.propose(*zip(*drafting, strict=True)) if drafting else []
-        return [*drafted, *([] for _ in plan[len(drafting) :])]
-
     def _release(self, active: _Active) -> None:
         with self._changed:
             self._active.remove(active)
-            self._free.append(active.row.slot)
+            heappush(self._free, active.row.slot)
             self._changed.notify_all()
 
     def _outcome(self, active: _Active) -> WindowTokens:
@@ -322,7 +320,9 @@ class Scheduler:
             words=self._words(active, tokens) if request.words else (),
         )
 
-    def _words(self, active: _Active, tokens: Sequence[int]) -> tuple[tuple[Word, ...], ...]:
+    def _words(self, active: _Active, tokens: Sequence[int]) -> "tuple[tuple[Word, ...], ...]":
+        from transcriber_engine.alignment import align  # here, since decoding itself needs no pydantic
+
         request = active.job.request
         if is_silent(active.no_speech_prob, active.row.avg_logprob, request.heard_seconds):
             return ()

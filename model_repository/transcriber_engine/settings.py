@@ -1,18 +1,17 @@
 """What a deployment fixes (`EngineSettings`) and what a request may choose (`Options`)."""
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from transcriber_engine.errors import RequestError
+from transcriber_engine.fallback import MAX_SEED
 
 Task = Literal["transcribe", "translate"]
 Timestamps = Literal["none", "segment", "word"]
 MAX_PROMPT_CHARACTERS = 2000
 MAX_HOTWORDS_CHARACTERS = 1000
-MAX_SEED = 2**31 - 1
 
 
 class EngineSettings(BaseModel):
@@ -84,13 +83,3 @@ class Options(BaseModel):
         """Return these options with the deployment's value where none was chosen; the language may stay None: detect."""
         shared = type(self).model_fields.keys() & EngineSettings.model_fields.keys()
         return self.model_copy(update={name: getattr(settings, name) for name in shared if getattr(self, name) is None})
-
-
-def seconds_text(seconds: float) -> str:
-    """Human-readable duration for messages: 3723 -> '1 h 2 min 3 s'."""
-    if not math.isfinite(seconds):
-        return str(seconds)
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
-    return " ".join(f"{value} {unit}" for value, unit in parts if value) or "0 s"

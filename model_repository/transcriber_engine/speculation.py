@@ -91,10 +91,12 @@ def prefix_of(rows: Sequence[Row], vocabulary: Vocabulary, device: torch.device)
     )
 
 
-def _opening(rows: Sequence[Row], first_tokens: Sequence[int], device: torch.device) -> Tensor | None:
-    """Where in a run of tokens stand the first ones that a row generates: int64 [n], None for nowhere."""
-    found = [first for row, first in zip(rows, first_tokens, strict=True) if not row.generated]
-    return torch.tensor(found, device=device) if found else None
+def _opening(rows: Sequence[Row], widths: Sequence[int], device: torch.device) -> Tensor | None:
+    """Which of the rows' tokens, so many of each, are the last before a row generates its first: bool [N], None for none."""
+    if all(row.generated for row in rows):
+        return None
+    marks = [not row.generated and offset == 0 for row, width in zip(rows, widths, strict=True) for offset in range(width)]
+    return torch.tensor(marks, device=device)
 
 
 def catch_up(draft: Decoder, cache: SlotCache, row: Row, until: int) -> None:
@@ -121,20 +123,39 @@ def propose_with_model(
     heads = torch.tensor([(row.slot, length) for row, length in zip(rows, lengths, strict=True)], device=draft.device)
     slots, ends = heads[:, 0].contiguous(), heads[:, 1].contiguous()
     last = torch.tensor([row.tokens[-width:] for row in rows], device=draft.device)
-    opening = _opening(rows, range(len(rows)), draft.device)
+    opening = _opening(rows, [1] * len(rows), draft.device)
+    going = [sum(count > step for count in counts) for step in range(max(counts))]
+    columns = [each.tolist() for each in continue_rows(draft, cache, slots, last, ends, opening, going, prefix, vocabulary)]
+    return [[columns[step][i] for step in range(count)] for i, count in enumerate(counts)]
+
+
+def continue_rows(
+    draft: Decoder,
+    cache: SlotCache,
+    slots: Tensor | None,
+    last: Tensor,
+    ends: Tensor,
+    opening: Tensor | None,
+    going: Sequence[int],
+    prefix: Prefix,
+    vocabulary: Vocabulary,
+) -> list[Tensor]:
+    """Continue rows greedily, at each step the first `going[step]` of them: the tokens of each step.
+
+    `last` [B, 1 or 2] are the last tokens of rows of `ends` [B] tokens in `slots` (None: slots 0 to B-1). Asks the device nothing.
+    """
     proposed: list[Tensor] = []
-    for step in range(max(counts)):
-        going = sum(count > step for count in counts)
-        last, prefix = last[:going], prefix.first(going)
-        hidden = draft(cache, RaggedTokens.of_equal_rows(slots[:going], last, ends[:going] + step - last.shape[1]))
-        newest = hidden.unflatten(0, (going, -1))[:, -1]
+    for step, count in enumerate(going):
+        last, prefix = last[:count], prefix.first(count)
+        starts = (ends[:count] + step - last.shape[1]).clamp(min=0)  # of a row of one token: ignored
+        hidden = draft(cache, RaggedTokens.of_equal_rows(None if slots is None else slots[:count], last, starts))
+        newest = hidden.unflatten(0, (count, -1))[:, -1]
         scores = draft.score(newest, vocabulary, opening if step == 0 else None, with_mass=False)
-        ruled = rule(scores.of(Block(0, going, 0, 1)), last[:, -1:], prefix, vocabulary)
+        ruled = rule(scores.of(Block(0, count, 0, 1)), last[:, -1:], prefix, vocabulary)
         prefix = advance(prefix, last[:, -1], vocabulary)
         last = best(ruled)
         proposed.append(last[:, 0])
-    columns = [column.tolist() for column in proposed]
-    return [[columns[step][i] for step in range(count)] for i, count in enumerate(counts)]
+    return proposed
 
 
 def propose_by_lookup(rows: Sequence[Row], counts: Sequence[int], longest_match: int = 3) -> list[list[int]]:
@@ -169,8 +190,9 @@ def verify(
         [(row.slot, len(row.tokens) - 1, [row.tokens[-1], *draft]) for row, draft in given], target.device
     )
     hidden = target(cache, tokens)
-    firsts = [0, *accumulate(len(draft) + 1 for draft in drafts)][:-1]
-    scores = target.score(hidden, vocabulary, _opening(rows, firsts, target.device), with_mass=True)
+    widths = [len(draft) + 1 for draft in drafts]
+    firsts = [0, *accumulate(widths)][:-1]
+    scores = target.score(hidden, vocabulary, _opening(rows, widths, target.device), with_mass=True)
     verified: list[Verified] = []
     for block in tokens.blocks:
         prefix = prefix_of(rows[block.first_row : block.first_row + block.rows], vocabulary, target.device)
@@ -178,14 +200,14 @@ def verify(
         verified += [Verified(c, p) for c, p in zip(choices.tolist(), logprobs.tolist(), strict=True)]
     for i, row in enumerate(rows):
         if row.temperature > 0:
-            verified[i] = _draw(target.logits(hidden[firsts[i]]), row, vocabulary)
+            verified[i] = draw(target.logits(hidden[firsts[i]]), row, vocabulary)
     return verified
 
 
-def _draw(logits: Tensor, row: Row, vocabulary: Vocabulary) -> Verified:
+def draw(logits: Tensor, row: Row, vocabulary: Vocabulary) -> Verified:
     """Draw a row's next token, from its seed and position alone, so that neither neighbours nor slots change what it says."""
     prefix = prefix_of([row], vocabulary, logits.device)
-    scores = split_scores(logits[None], vocabulary, _opening([row], [0], logits.device), with_mass=False)
+    scores = split_scores(logits[None], vocabulary, _opening([row], [1], logits.device), with_mass=False)
     ruled = rule(scores.of(Block(0, 1, 0, 1)), torch.tensor([[row.tokens[-1]]], device=logits.device), prefix, vocabulary)
     random = torch.Generator().manual_seed(row.seed * SEEDS_APART + len(row.tokens))
     token, logprob = sample(ruled, row.temperature, vocabulary, random)

@@ -7,8 +7,9 @@ from typing import Final
 
 from transcriber_engine.audio import SAMPLE_RATE_HZ, Samples
 from transcriber_engine.fallback import COMPRESSION_RATIO_LIMIT, derived_seed
+from transcriber_engine.guards import compression_ratio
 from transcriber_engine.longform import EverythingIsSpeech, Window, WindowCutter, cut, stitch
-from transcriber_engine.result import Segment, Speculation, Transcript, WindowResult, compression_ratio
+from transcriber_engine.result import Segment, Speculation, Transcript, WindowResult
 from transcriber_engine.settings import MAX_PROMPT_CHARACTERS, EngineSettings, Options
 from transcriber_engine.vad import SpeechDetector
 

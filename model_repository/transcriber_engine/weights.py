@@ -1,6 +1,5 @@
 """Loads the weights folder of a repository into an encoder, a target decoder and, where there is one, a draft decoder."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,24 +11,13 @@ from transcriber_engine.encoder import Encoder
 from transcriber_engine.head import FullHead, Head, ScreenedHead
 from transcriber_engine.linear import DraftLinear, HalvedLinear, InvariantLinear, packs
 from transcriber_engine.model_config import DRAFT_FILE, TARGET_FILE, TOKENIZER_FILE, ModelConfig
+from transcriber_engine.pair import DecoderPair, vocabulary
 from transcriber_engine.rules import Vocabulary
 from transcriber_engine.tokens import WhisperTokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.float32}
 """By precision, what is loaded and computed in; int8 is what linear layers are quantised to, and float32 the rest."""
 DRAFT_TEXT_IDS = 8192
-MAX_INITIAL_TIMESTAMP_STEPS = 50  # openai/whisper: the first words start within a second of the window's start
-
-
-@dataclass(frozen=True)
-class DecoderPair:
-    """The target, its draft or None, and what both share."""
-
-    config: ModelConfig
-    tokenizer: WhisperTokenizer
-    vocabulary: Vocabulary
-    target: Decoder
-    draft: Decoder | None
 
 
 def load_encoder(weights_dir: Path, precision: str, device: str, *, for_export: bool = False) -> Encoder:
@@ -54,9 +42,7 @@ def load_decoders(weights_dir: Path, precision: str, device: str, *, with_draft:
     words = vocabulary(config, tokenizer, torch.device(device))
     embeddings = tensors["model.decoder.embed_tokens.weight"]
     rounded = precision == "int8"
-    target = Decoder(
-        config, tensors, config.decoder_layers, target_head(embeddings, words, linear), linear, approximate=rounded
-    )
+    target = Decoder(config, tensors, config.decoder_layers, target_head(embeddings, words, linear), linear, approximate=rounded)
     draft = None
     if with_draft and config.draft_decoder_layers:
         shared = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
@@ -97,30 +83,6 @@ def draft_head_ids(config: ModelConfig, tokenizer: WhisperTokenizer, device: str
     """
     text = torch.arange(min(DRAFT_TEXT_IDS, tokenizer.end_of_text))
     return torch.cat([text, torch.arange(tokenizer.end_of_text, config.vocab_size)]).to(device)
-
-
-def vocabulary(config: ModelConfig, tokenizer: WhisperTokenizer, device: torch.device) -> Vocabulary:
-    """Gather what the rules speak of."""
-    end = tokenizer.end_of_text
-
-    def text(ids: tuple[int, ...]) -> Tensor:
-        return torch.tensor([i for i in ids if i < end], dtype=torch.long, device=device)
-
-    def special(ids: tuple[int, ...]) -> Tensor:
-        return torch.tensor([i - end for i in ids if i >= end], dtype=torch.long, device=device)
-
-    return Vocabulary(
-        size=config.vocab_size,
-        text_ids=end,
-        end_of_text=end,
-        no_timestamps=tokenizer.no_timestamps,
-        timestamp_begin=tokenizer.timestamp_begin,
-        suppressed_text=text(config.suppress_tokens),
-        suppressed_special=special(config.suppress_tokens),
-        begin_suppressed_text=text(config.begin_suppress_tokens),
-        begin_suppressed_special=special(config.begin_suppress_tokens),
-        max_initial_timestamp=MAX_INITIAL_TIMESTAMP_STEPS,
-    )
 
 
 def _tensors(path: Path, prefix: str, precision: str, device: str) -> dict[str, Tensor]:

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from torch import Tensor
 
-from transcriber_engine.guards import is_silent
+from transcriber_engine.guards import compression_ratio, is_silent
 from transcriber_engine.mel import WINDOW_SECONDS
-from transcriber_engine.result import Segment, Speculation, WindowResult, Word, compression_ratio
-from transcriber_engine.settings import EngineSettings, Options, Task
-from transcriber_engine.tokens import WhisperTokenizer
+
+if TYPE_CHECKING:
+    from transcriber_engine.result import WindowResult, Word
+    from transcriber_engine.settings import EngineSettings, Options, Task
+    from transcriber_engine.tokens import WhisperTokenizer
 
 MAX_NEW_TOKENS: Final = 224  # half the context, as openai/whisper
 
@@ -21,7 +23,7 @@ class WindowRequest:
 
     hidden: Tensor  # [frames, d_model], the encoder's output
     language: str | None = None  # None: detect
-    task: Task = "transcribe"
+    task: "Task" = "transcribe"
     timestamps: bool = False
     words: bool = False  # times of words, too; needs `timestamps`
     previous_text: str | None = None
@@ -38,8 +40,8 @@ class WindowRequest:
     def of(
         cls,
         hidden: Tensor,
-        options: Options,
-        settings: EngineSettings,
+        options: "Options",
+        settings: "EngineSettings",
         *,
         audio_seconds: float = float(WINDOW_SECONDS),
         speech_seconds: float | None = None,
@@ -81,7 +83,7 @@ class WindowTokens:
     draft_tokens: int
     accepted_tokens: int
     temperature: float = 0.0
-    words: tuple[tuple[Word, ...], ...] = ()  # of each segment, where they were asked for
+    words: "tuple[tuple[Word, ...], ...]" = ()  # of each segment, where they were asked for
 
 
 @dataclass(eq=False)
@@ -95,8 +97,10 @@ class Job:
     deadline_seconds: float | None = None  # on the scheduler's clock; a window that has no slot by then is not decoded
 
 
-def window_result(decoded: WindowTokens, tokenizer: WhisperTokenizer, request: WindowRequest) -> WindowResult:
+def window_result(decoded: WindowTokens, tokenizer: "WhisperTokenizer", request: WindowRequest) -> "WindowResult":
     """Build the result of a window: segments with times; one judged to hold no speech has none."""
+    from transcriber_engine.result import Segment, Speculation, WindowResult  # here, since decoding itself needs no pydantic
+
     silent = is_silent(decoded.no_speech_prob, decoded.avg_logprob, request.heard_seconds)
     found = [] if silent else tokenizer.segments(decoded.tokens, request.audio_seconds)
     segments = [

@@ -18,8 +18,9 @@ from tests.thorough import THOROUGH
 from transcriber_engine.audio import SAMPLE_RATE_HZ
 from transcriber_engine.decoding import DraftSource
 from transcriber_engine.mel import WINDOW_SAMPLES, log_mel
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.scheduler import Scheduler
-from transcriber_engine.weights import DecoderPair, load_decoders, load_encoder
+from transcriber_engine.weights import load_decoders, load_encoder
 from transcriber_engine.window import Job, WindowRequest, WindowTokens
 
 SAMPLED_EVERY = 9  # windows: the reading, whole sentences in three languages, pairs and cuts

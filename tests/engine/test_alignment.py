@@ -28,8 +28,9 @@ from transcriber_engine.audio import SAMPLE_RATE_HZ
 from transcriber_engine.cache import SlotCache
 from transcriber_engine.mel import log_mel
 from transcriber_engine.model_config import ModelConfig
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.tokens import TextSegment
-from transcriber_engine.weights import DecoderPair, load_encoder
+from transcriber_engine.weights import load_encoder
 
 FRAMES_PER_SECOND = 50
 

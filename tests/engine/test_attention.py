@@ -157,7 +157,7 @@ def test_other_types_are_computed_by_torch(dtype: torch.dtype, tolerance: float)
 
 @pytest.mark.parametrize("grouping", [ALONE, RowGrouping(2, 128), RowGrouping(32, 128), RowGrouping(4, 8)])
 def test_however_torch_must_group_the_queries_the_result_is_right(grouping: RowGrouping, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_grouping, "measure", lambda _: grouping)
+    monkeypatch.setattr(row_grouping, "measure", lambda *_: grouping)
     monkeypatch.setattr(row_grouping, "_measured", {})
     monkeypatch.setattr(attention, "_kernel", lambda *_: None)
     keys_t, values = cache_of(*TEXT)

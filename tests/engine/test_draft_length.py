@@ -80,6 +80,23 @@ def test_a_new_row_starts_where_earlier_rows_of_its_kind_ended() -> None:
     assert Acceptance(Expectation()).rate > 0.5
 
 
+def test_a_row_of_a_new_kind_starts_where_rows_of_all_kinds_stand() -> None:
+    of_all = Expectation()
+    known = Acceptance(Expectation(of_all))
+    for _ in range(20):
+        known.observe(accepted=0, offered=4)
+    assert Acceptance(Expectation(of_all)).rate < 0.3
+
+
+def test_a_draft_that_is_always_wrong_is_given_up_within_a_few_tokens() -> None:
+    row = Acceptance(Expectation())
+    cycles = 0
+    while choose_lengths([row.rate], [8], CHEAP_DRAFT) != [0]:
+        row.observe(accepted=0, offered=1)
+        cycles += 1
+    assert cycles <= 6
+
+
 def test_a_cycle_without_drafts_says_nothing_of_the_draft() -> None:
     row = Acceptance(Expectation())
     before = row.rate

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmarks import gpu
 from benchmarks.engine import __main__ as command
 from benchmarks.engine.claims import claims
 from benchmarks.engine.clips import closed_loop
@@ -205,3 +206,15 @@ def test_a_name_that_does_not_exist_is_answered_with_those_that_do(capsys: pytes
     with pytest.raises(SystemExit):
         command.parse(["--only", "windows,naps"])
     assert "no such name: naps; there are machine, windows, draft" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_gpu_benchmark_runs_on_a_cpu_and_has_the_acceptance_that_it_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    options = ["--device", "cpu", "--shape", "tiny", "--batches", "2", "--drafts", "0,4", "--tokens", "40", "--acceptance", "1"]
+    assert gpu.main([*options, "--out", str(out)]) == 0
+    without, drafted = json.loads(out.read_text())["lines"]
+    assert (without["acceptance"], without["tokens_per_cycle"], without["differing"]) == (0, 1, 0)
+    assert (drafted["acceptance"], drafted["tokens_per_cycle"], drafted["differing"]) == (1, 5, 0)
+    assert drafted["verify_seconds"] > 0
+    assert drafted["draft_seconds"] > 0

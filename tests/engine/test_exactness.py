@@ -10,8 +10,8 @@ from tests.engine.toy import WORDS, toy_config, toy_pair
 from tests.thorough import THOROUGH
 from transcriber_engine.decoding import DraftSource
 from transcriber_engine.draft_length import Costs
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.scheduler import Scheduler
-from transcriber_engine.weights import DecoderPair
 from transcriber_engine.window import Job, WindowRequest, WindowTokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,10 +11,9 @@ from tests.engine.toy import toy_pair
 from transcriber_engine import guards
 from transcriber_engine.decoding import PairDecoder
 from transcriber_engine.errors import CancelledByCallerError
-from transcriber_engine.guards import closes_loop, without_loops
-from transcriber_engine.result import compression_ratio
+from transcriber_engine.guards import closes_loop, compression_ratio, without_loops
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.scheduler import Scheduler
-from transcriber_engine.weights import DecoderPair
 from transcriber_engine.window import Job, WindowRequest, WindowTokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -129,7 +128,7 @@ def test_an_error_in_the_times_of_words_ends_its_window_alone(pair, monkeypatch)
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no way through")
 
-    monkeypatch.setattr("transcriber_engine.scheduler.align", fail)
+    monkeypatch.setattr("transcriber_engine.alignment.align", fail)
     with_words, without = requests_of(pair, 2, seed=8, timestamps=True)
     outcomes: dict[str, object] = {}
     scheduler = Scheduler(pair, 2, "none", 0)

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transcriber_engine.fallback import TEMPERATURES, Attempt, derived_seed, next_temperature
+from transcriber_engine.fallback import MAX_SEED, TEMPERATURES, Attempt, derived_seed, next_temperature
 from transcriber_engine.guards import LOOP_REPEATS, LOOP_TOKENS, closes_loop, is_silent, loop_period, without_loops
-from transcriber_engine.settings import MAX_SEED
 
 END = 100  # of text; what is above are timestamps
 TEXT = st.lists(st.integers(0, 5), max_size=60)

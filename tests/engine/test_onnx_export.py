@@ -15,8 +15,8 @@ from tests.engine.conftest import SpokenWindow, decode
 from tests.engine.recordings import READING
 from tests.thorough import THOROUGH
 from transcriber_engine.onnx_export import export_encoder, main
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.ragged import RaggedTokens
-from transcriber_engine.weights import DecoderPair
 
 pytestmark = [
     pytest.mark.timeout(900),

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from transcriber_engine.guards import compression_ratio
 from transcriber_engine.result import (
     Segment,
     Speculation,
     Transcript,
     WindowResult,
     Word,
-    compression_ratio,
     to_srt,
     to_text,
     to_vtt,

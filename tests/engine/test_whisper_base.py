@@ -23,7 +23,7 @@ from tests.engine.conftest import SpokenWindow, decode
 from tests.thorough import THOROUGH
 from transcriber_engine.decoding import DraftSource
 from transcriber_engine.model_config import ModelConfig
-from transcriber_engine.weights import MAX_INITIAL_TIMESTAMP_STEPS, DecoderPair
+from transcriber_engine.pair import MAX_INITIAL_TIMESTAMP_STEPS, DecoderPair
 from transcriber_engine.window import MAX_NEW_TOKENS, WindowTokens
 
 pytestmark = pytest.mark.timeout(1800 if THOROUGH else 300)

@@ -11,8 +11,8 @@ from tests.vocabulary import special_tokens
 from transcriber_engine.decoder import Decoder, MakeLinear
 from transcriber_engine.linear import InvariantLinear
 from transcriber_engine.model_config import ModelConfig
+from transcriber_engine.pair import DecoderPair, vocabulary
 from transcriber_engine.tokens import WhisperTokenizer
-from transcriber_engine.weights import DecoderPair, vocabulary
 
 WORDS = 24
 TIMESTAMPS = 12

@@ -66,7 +66,7 @@ thorough: control-plane ## Run all of what `make test` runs a sample of: windows
 crash-safety: control-plane ## Kill the operator around its writes, CRASH_POINTS=12 of them or all (minutes to half an hour)
 	$(BIN)/python -m pytest tests/cluster/crash_harness.py tests/cluster/crash_safety.py
 
-bench: setup ## Our engine next to Hugging Face, faster-whisper and openai-whisper on the same audio (25 min; a quiet machine)
+bench: setup ## Our engine next to Hugging Face, faster-whisper and openai-whisper on the same audio (half an hour of a quiet machine)
 	-$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .cache/bench/packages --requirement benchmarks/peers.txt
 	$(BIN)/python -m benchmarks.engine
 

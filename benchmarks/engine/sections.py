@@ -211,7 +211,8 @@ def record_file(bench: Bench, kind: str, peer: str, audio_seconds: float, said: 
     every = max(len(run.resident_bytes) // RESIDENT_SAMPLES, 1)
     bench.record(
         {
-            "kind": kind, "peer": peer, "speech": audio.long_file_speech(), "audio_seconds": round(audio_seconds, 1), "seconds": round(run.seconds, 3),
+            "kind": kind, "peer": peer, "speech": audio.long_file_speech(),
+            "audio_seconds": round(audio_seconds, 1), "seconds": round(run.seconds, 3),
             "pieces": len(run.pieces), "errors": errors, "resident_bytes": list(run.resident_bytes[::every]),
         }
     )  # fmt: skip

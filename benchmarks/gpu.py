@@ -1,8 +1,8 @@
 """The engine on a GPU against its roofline: `python -m benchmarks.gpu`.
 
-Weights are random and of large-v3's shape; nothing is downloaded. What a target says does not matter for how long it takes, and a
-draft that knows what the target will say, and errs as often as it is told to, makes acceptance a setting. The draft's own decoder
-(two layers, the whole vocabulary) runs all the same, so that drafting costs what it costs.
+Weights are random and of large-v3's shape; torch and numpy are all that is needed. What a target says does not matter for how
+long it takes, and a draft that knows what the target will say, and errs as often as it is told to, makes acceptance a setting.
+The draft's own decoder (two layers, the whole vocabulary) runs all the same, so that drafting costs what it costs.
 
 For each batch B and draft length K: windows and tokens a second of decoding, with the share of the roofline, and milliseconds of a
 verification (t_v) and of a draft step (t_d) beside what the formula gives from the measured rates of this device: a step takes at
@@ -23,33 +23,23 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import torch
 from benchmarks.engine.roofline import Counts, Machine, Shape, Stack, encoder_flops, step_seconds, steps_of
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from benchmarks.gpu_check import DTYPES, SHAPES, random_pair
 from torch import Tensor
 
-from transcriber_engine.decoder import Decoder
 from transcriber_engine.encoder import Encoder
-from transcriber_engine.model_config import ModelConfig
-from transcriber_engine.pair import DecoderPair, vocabulary
+from transcriber_engine.graphs import GraphedDecoder
+from transcriber_engine.pair import DecoderPair
 from transcriber_engine.scheduler import Scheduler
-from transcriber_engine.speculation import Row
-from transcriber_engine.tokens import WhisperTokenizer
+from transcriber_engine.speculation import Row, Verified
 from transcriber_engine.window import Job, WindowRequest, WindowTokens
 
-SPECIAL: Final = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
-TIMESTAMPS: Final = 1501
 REPETITIONS: Final = 10
 PROMPT_TOKENS: Final = 4
 CHECKED_ALONE: Final = 4  # windows of each batch
-SHAPES: Final = {
-    "large-v3": {"d_model": 1280, "layers": 32, "heads": 20, "mel_bins": 128, "words": 50_257, "languages": 100, "frames": 1500},
-    "tiny": {"d_model": 64, "layers": 4, "heads": 4, "mel_bins": 80, "words": 500, "languages": 2, "frames": 60},
-}
-DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -70,81 +60,7 @@ class Line:
     differing: int  # windows whose tokens are not those of the target alone
 
 
-def config_of(name: str) -> ModelConfig:
-    """Return the dimensions of a shape, with a draft of two layers."""
-    s = SHAPES[name]
-    return ModelConfig(
-        vocab_size=s["words"] + 2 + s["languages"] + len(SPECIAL) + TIMESTAMPS,
-        d_model=s["d_model"],
-        encoder_layers=s["layers"],
-        decoder_layers=s["layers"],
-        encoder_attention_heads=s["heads"],
-        decoder_attention_heads=s["heads"],
-        encoder_ffn_dim=4 * s["d_model"],
-        decoder_ffn_dim=4 * s["d_model"],
-        num_mel_bins=s["mel_bins"],
-        max_source_positions=s["frames"],
-        suppress_tokens=tuple(range(s["words"], s["words"] + 2 + s["languages"] + len(SPECIAL))),  # rows never end early
-        draft_decoder_layers=2,
-    )
-
-
-def tokenizer_of(name: str) -> WhisperTokenizer:
-    """Return a vocabulary of that size: words without meaning, then the special tokens in Whisper's order."""
-    s = SHAPES[name]
-    languages = ["en", *(f"x{chr(97 + i // 26)}{chr(97 + i % 26)}"[:3] for i in range(s["languages"] - 1))]
-    special = [f"<|{each}|>" for each in ("endoftext", "startoftranscript", *languages, *SPECIAL)]
-    names = [f"w{i}" for i in range(s["words"])] + special
-    return WhisperTokenizer(Tokenizer(WordLevel({word: i for i, word in enumerate(names)}, unk_token="w0")))  # noqa: S106  # no password
-
-
-def decoder_tensors(config: ModelConfig, layers: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return random weights of a decoder, scaled so that half precision holds what comes of them."""
-    generator = torch.Generator(device).manual_seed(layers)
-    d, ffn, prefix = config.d_model, config.decoder_ffn_dim, "model.decoder"
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device=device, dtype=dtype) * d**-0.5
-
-    def norm(name: str) -> dict[str, Tensor]:
-        ones = torch.ones(d, device=device, dtype=dtype)
-        return {f"{prefix}.{name}.weight": ones, f"{prefix}.{name}.bias": torch.zeros_like(ones)}
-
-    tensors = {
-        f"{prefix}.embed_tokens.weight": normal(config.vocab_size, d),
-        f"{prefix}.embed_positions.weight": normal(config.max_target_positions, d),
-        **norm("layer_norm"),
-    }
-    for i in range(layers):
-        layer = f"layers.{i}"
-        for attention in ("self_attn", "encoder_attn"):
-            tensors |= norm(f"{layer}.{attention}_layer_norm")
-            for part in ("q", "k", "v", "out"):
-                tensors[f"{prefix}.{layer}.{attention}.{part}_proj.weight"] = normal(d, d)
-                tensors |= {} if part == "k" else {f"{prefix}.{layer}.{attention}.{part}_proj.bias": normal(d)}
-        tensors |= norm(f"{layer}.final_layer_norm")
-        for name, shape in (("fc1", (ffn, d)), ("fc2", (d, ffn))):
-            tensors |= {f"{prefix}.{layer}.{name}.weight": normal(*shape), f"{prefix}.{layer}.{name}.bias": normal(shape[0])}
-    return tensors
-
-
-def random_pair(shape: str, device: torch.device, dtype: torch.dtype) -> DecoderPair:
-    """Build a target and a draft that shares its embeddings, as two layers of a distilled one do."""
-    config, tokenizer = config_of(shape), tokenizer_of(shape)
-    target = decoder_tensors(config, config.decoder_layers, device, dtype)
-    layers = decoder_tensors(config, config.draft_decoder_layers, device, dtype)
-    draft = {name: (layers if ".layers." in name else target)[name] for name in layers}
-    words = vocabulary(config, tokenizer, device)
-    return DecoderPair(
-        config,
-        tokenizer,
-        words,
-        Decoder(config, target, config.decoder_layers),
-        Decoder(config, draft, config.draft_decoder_layers),
-    )
-
-
-def shape_of(config: ModelConfig, dtype: torch.dtype) -> Shape:
+def shape_of(config: Any, dtype: torch.dtype) -> Shape:
     """Return the dimensions that the roofline follows from."""
     half = dtype != torch.float32
     stacks = [Stack(n, config.vocab_size, half, half) for n in (config.decoder_layers, config.draft_decoder_layers)]
@@ -165,6 +81,8 @@ class Oracle:
         decoder = scheduler.decoder
         self._admit, self._propose, self._verify = decoder.admit, decoder.propose, decoder.verify
         decoder.admit, decoder.propose, decoder.verify = self.admit, self.propose, self.verify  # type: ignore[method-assign]
+        if isinstance(decoder, GraphedDecoder):  # one graph does both
+            self._cycle, decoder.cycle = decoder.cycle, self.cycle  # type: ignore[method-assign,assignment]
 
     def admit(self, slot: int, hidden: Tensor, *, with_draft: bool) -> None:
         """Note which window a slot gets."""
@@ -181,6 +99,12 @@ class Oracle:
         """Verify."""
         self.verified.append((len(rows), sum(len(draft) + 1 for draft in drafts)))
         return self._verify(rows, drafts)
+
+    def cycle(self, rows: Sequence[Row], counts: Sequence[int]) -> tuple[list[list[int]], list[Verified]]:
+        """Draft and verify."""
+        self.steps += [(left, left) for step in range(max(counts)) if (left := sum(count > step for count in counts))]
+        self.verified.append((len(rows), sum(count + 1 for count in counts)))
+        return self._cycle(rows, counts, given=[self._guess(row, count) for row, count in zip(rows, counts, strict=True)])
 
     def _guess(self, row: Row, count: int) -> list[int]:
         said = self._said[self._window_of_slot[row.slot]]
@@ -237,11 +161,11 @@ def measure_line(
     alone: Sequence[Sequence[int]],
     draft_tokens: int,
     acceptance: float,
+    tokens: int,
 ) -> Line:
     """Decode a batch with drafts of a fixed length, and time single steps of it."""
     batch, shape = len(hidden), shape_of(pair.config, pair.target.embed_tokens.dtype)
     scheduler = Scheduler(pair, batch, "model" if draft_tokens else "none", draft_tokens)  # no costs: drafts as long as allowed
-    tokens = len(alone[0])
     decode(scheduler, hidden, draft_tokens, tokens)  # warms up, and captures what is captured
     oracle = Oracle(scheduler, alone, hidden, acceptance)
     seconds, outcomes = decode(scheduler, hidden, draft_tokens, tokens)
@@ -268,8 +192,8 @@ def measure_line(
 def step_times(scheduler: Scheduler, batch: int, draft_tokens: int) -> tuple[float, float]:
     """Return seconds of a verification and of a draft step in the middle of a window, on what the slots still hold."""
     decoder = scheduler.decoder
-    for name in ("admit", "propose", "verify"):
-        delattr(decoder, name)  # the oracle's
+    for name in ("admit", "propose", "verify", "cycle"):
+        vars(decoder).pop(name, None)  # the oracle's
     prompt = [decoder.pair.tokenizer.start_of_transcript] * PROMPT_TOKENS
     middle = PROMPT_TOKENS + 50
 
@@ -287,7 +211,7 @@ def step_times(scheduler: Scheduler, batch: int, draft_tokens: int) -> tuple[flo
 
 
 @torch.inference_mode()
-def encode_seconds(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> float:
+def encode_seconds(config: Any, device: torch.device, dtype: torch.dtype) -> float:
     """Return seconds of encoding one window with random weights."""
     with torch.device("meta"):
         names = Encoder(config).state_dict()
@@ -360,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             alone[number] = decode(single, hidden[number : number + 1], 0, options.tokens)[1][0].tokens
         del together, single
         for draft_tokens in options.drafts:
-            lines.append(measure_line(pair, machine, hidden, alone, draft_tokens, options.acceptance))
+            lines.append(measure_line(pair, machine, hidden, alone, draft_tokens, options.acceptance, options.tokens))
             print(table(lines[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     print(table(lines))
     if options.out:

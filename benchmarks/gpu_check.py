@@ -65,11 +65,17 @@ class Ids:
 
 def config_of(shape: str) -> Any:
     """Return the dimensions of a shape; suppressed is what is special but for the end of text."""
-    d_model, layers, heads, text, times, frames, _ = SHAPES[shape]
+    d_model, layers, heads, text, times, frames, draft_layers = SHAPES[shape]
     return SimpleNamespace(
         d_model=d_model,
+        encoder_layers=layers,
+        encoder_attention_heads=heads,
+        encoder_ffn_dim=4 * d_model,
+        num_mel_bins=128,
         decoder_layers=layers,
         decoder_attention_heads=heads,
+        decoder_ffn_dim=4 * d_model,
+        draft_decoder_layers=draft_layers,
         vocab_size=text + len(SPECIAL) + times,
         max_source_positions=frames,
         max_target_positions=448,

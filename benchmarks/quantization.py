@@ -1,7 +1,8 @@
 """Int8 next to Float32 on CPU, word error rate and time: `python -m benchmarks.quantization`.
 
-Both take the whole pipeline over the same recordings. Times are of one process: of a repetition, each precision encodes a window,
-then decodes one window alone and sixteen together, without and with the draft; a ratio is the median over the repetitions.
+Both take the whole pipeline over the same recordings. Times are of one process, on cuts of the longest recording: in a repetition,
+each precision encodes a window, then decodes one alone and sixteen together, from their encodings to so many tokens each, without
+and with the draft; a factor is the median over the repetitions.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from benchmarks.word_error_rate import SETTINGS, Errors, count_errors, measured_
 from examples.models.assemble import FOLDER, assemble
 from torch import Tensor
 
+from transcriber_engine.audio import SAMPLE_RATE_HZ
 from transcriber_engine.decoding import DraftSource
 from transcriber_engine.mel import WINDOW_SAMPLES, log_mel
 from transcriber_engine.pair import DecoderPair
@@ -35,7 +37,8 @@ PRECISIONS: Final = ("float32", "int8")
 ROWS: Final = (1, 16)
 SOURCES: Final[tuple[DraftSource, ...]] = ("none", "model")
 REPETITIONS: Final = 3
-TOKENS: Final = 32  # of a window that is timed
+TOKENS: Final = 48  # of a window that is timed
+CUTS: Final = 4  # of the longest recording, a second after each other; taken in turn until there are windows enough
 REPORT: Final = ROOT / "docs" / "benchmarks" / "quantization"
 
 
@@ -75,8 +78,10 @@ def accuracy(weights: Path, precision: str, chosen: Sequence[Recording]) -> Accu
 
 @torch.inference_mode()
 def speeds(weights: Path, chosen: Sequence[Recording]) -> list[Speed]:
-    """Time encoding, and decoding of English windows from the same float32 encoding."""
-    mels = [torch.from_numpy(log_mel(samples_of(each.path)[:WINDOW_SAMPLES], 80))[None] for each in chosen if each.language == "en"]
+    """Time encoding, and decoding from the same float32 encodings."""
+    longest = max((samples_of(each.path) for each in chosen), key=len)
+    cuts = [longest[second * SAMPLE_RATE_HZ :][:WINDOW_SAMPLES] for second in range(CUTS)]
+    mels = [torch.from_numpy(log_mel(cut, 80))[None] for cut in cuts]
     encoders = {precision: load_encoder(weights, precision, "cpu") for precision in PRECISIONS}
     pairs = {precision: load_decoders(weights, precision, "cpu") for precision in PRECISIONS}
     windows = list(islice(cycle([encoders["float32"](mel)[0] for mel in mels]), max(ROWS)))

@@ -1,13 +1,16 @@
 """Whisper's audio encoder: 30 seconds of log-mel to 1500 frames of hidden state."""
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transcriber_engine.linear import PackedLinear
-from transcriber_engine.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from transcriber_engine.model_config import ModelConfig
 
 
 class SelfAttention(nn.Module):
@@ -56,7 +59,7 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """Log-mel [B, num_mel_bins, 3000] to hidden states [B, 1500, d_model]."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: "ModelConfig") -> None:
         super().__init__()
         d_model = config.d_model
         self.conv1 = nn.Conv1d(config.num_mel_bins, d_model, kernel_size=3, padding=1)
@@ -68,7 +71,7 @@ class Encoder(nn.Module):
         self.layer_norm = nn.LayerNorm(d_model)
 
     @classmethod
-    def from_tensors(cls, config: ModelConfig, tensors: Mapping[str, Tensor]) -> "Encoder":
+    def from_tensors(cls, config: "ModelConfig", tensors: Mapping[str, Tensor]) -> "Encoder":
         """Build from tensors named `model.encoder.…`; raises RuntimeError naming every missing or unexpected tensor."""
         prefix = "model.encoder."
         with torch.device("meta"):

@@ -112,7 +112,7 @@ class WindowCutter:
             heard = probability if self.cuts_on_speech else 1.0
             self._loudness.append(heard + loudness)
             self._follow_speech(start, heard)
-            window = self._window_due(self._scored)
+            window = self._window_due(min(self._scored, self.total_samples))  # the last frame may be filled up
             if window is not None:
                 yield window
 
@@ -143,7 +143,7 @@ class WindowCutter:
             return None
         if self._speech_start is None and self._speech_end is not None and now - self._speech_end >= MAX_GAP_SAMPLES:
             return self._emit(self._speech_end + PAD_SAMPLES)
-        if now + FRAME_SAMPLES - self._window_start <= self.limit_samples:
+        if now - self._window_start <= self.limit_samples:
             return None
         if self._speech_end is not None:
             resume = self._speech_start

@@ -90,6 +90,12 @@ def test_windows_without_detection_when_joined_are_the_whole_audio(count, limit)
     assert np.array_equal(np.concatenate([w.samples for w in windows]), samples)
 
 
+def test_audio_of_exactly_the_limit_is_one_window() -> None:
+    cutter = WindowCutter(30 * SAMPLE_RATE_HZ, EverythingIsSpeech())
+    [window] = cut([np.ones(30 * SAMPLE_RATE_HZ, dtype=np.float32)], cutter)
+    assert window.seconds == 30
+
+
 @pytest.mark.parametrize(
     "samples",
     [

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import torch
 from benchmarks.engine.roofline import Counts, Machine, Shape, Stack, encoder_flops, step_seconds, steps_of
-from benchmarks.gpu_check import DTYPES, SHAPES, random_pair
+from benchmarks.gpu_check import DTYPES, SHAPES, decode, random_pair
 from torch import Tensor
 
 from transcriber_engine.encoder import Encoder
@@ -35,7 +35,7 @@ from transcriber_engine.graphs import GraphedDecoder
 from transcriber_engine.pair import DecoderPair
 from transcriber_engine.scheduler import Scheduler
 from transcriber_engine.speculation import Row, Verified
-from transcriber_engine.window import Job, WindowRequest, WindowTokens
+from transcriber_engine.window import WindowRequest
 
 REPETITIONS: Final = 10
 PROMPT_TOKENS: Final = 4
@@ -137,21 +137,9 @@ def best_seconds(run: Callable[[], object], device: torch.device, repetitions: i
     return min(after - before for before, after in pairwise(at))
 
 
-@torch.inference_mode()
-def decode(scheduler: Scheduler, hidden: Sequence[Tensor], draft_tokens: int, tokens: int) -> tuple[float, list[WindowTokens]]:
-    """Decode all windows side by side; seconds, and what each decoded to."""
-    done: dict[int, WindowTokens | BaseException] = {}
-    for number, each in enumerate(hidden):
-        request = WindowRequest(each, language="en", max_draft_tokens=draft_tokens, max_new_tokens=tokens)
-        scheduler.submit(Job(request, lambda outcome, n=number: done.__setitem__(n, outcome)))
-    began = perf_counter()
-    scheduler.run_until_idle()
-    seconds = perf_counter() - began
-    outcomes = [done[i] for i in range(len(hidden))]
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return seconds, outcomes  # type: ignore[return-value]
+def windows_of(hidden: Sequence[Tensor], draft_tokens: int, tokens: int) -> list[WindowRequest]:
+    """Return requests for windows, of so many drafts a cycle and tokens in all."""
+    return [WindowRequest(each, language="en", max_draft_tokens=draft_tokens, max_new_tokens=tokens) for each in hidden]
 
 
 def measure_line(
@@ -166,9 +154,10 @@ def measure_line(
     """Decode a batch with drafts of a fixed length, and time single steps of it."""
     batch, shape = len(hidden), shape_of(pair.config, pair.target.embed_tokens.dtype)
     scheduler = Scheduler(pair, batch, "model" if draft_tokens else "none", draft_tokens)  # no costs: drafts as long as allowed
-    decode(scheduler, hidden, draft_tokens, tokens)  # warms up, and captures what is captured
+    requests = windows_of(hidden, draft_tokens, tokens)
+    decode(scheduler, requests)  # warms up, and captures what is captured
     oracle = Oracle(scheduler, alone, hidden, acceptance)
-    seconds, outcomes = decode(scheduler, hidden, draft_tokens, tokens)
+    seconds, outcomes = decode(scheduler, requests)
     counts = Counts.of(batch, 0, oracle.verified, oracle.steps)
     least = sum(n * step_seconds(shape, machine, stack, rows, width) for stack, rows, width, n in steps_of(shape, counts))
     verify, draft = step_times(scheduler, batch, draft_tokens)
@@ -277,11 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         size = (pair.config.max_source_positions, pair.config.d_model)
         hidden = [torch.randn(size, generator=generator, device=device, dtype=dtype) for _ in range(batch)]
         # What every line must equal: the target alone, of which some windows are decoded one at a time.
+        requests = windows_of(hidden, 0, options.tokens)
         together = Scheduler(pair, batch, "none", 0)
-        alone = [outcome.tokens for outcome in decode(together, hidden, 0, options.tokens)[1]]
+        alone = [outcome.tokens for outcome in decode(together, requests)[1]]
         single = Scheduler(pair, 1, "none", 0)
         for number in range(min(batch, CHECKED_ALONE)):
-            alone[number] = decode(single, hidden[number : number + 1], 0, options.tokens)[1][0].tokens
+            alone[number] = decode(single, requests[number : number + 1])[1][0].tokens
         del together, single
         for draft_tokens in options.drafts:
             lines.append(measure_line(pair, machine, hidden, alone, draft_tokens, options.acceptance, options.tokens))

@@ -4,7 +4,6 @@ Three ways: on a CPU for float32 queries a kernel compiled for it (attention_ker
 row; on a GPU torch's fused kernel for all rows at once.
 """
 
-import ctypes
 import logging
 from functools import cache
 from typing import TYPE_CHECKING
@@ -54,12 +53,13 @@ def _kernel(head_dim: int, halved: bool) -> "Kernel | None":
     """Return the compiled kernel, or None where something that it needs is missing."""
     try:
         from transcriber_engine.attention_kernel import Kernel, host_shape
+        from transcriber_engine.vector_code import torch_openmp
     except ImportError as missing:
         LOG.warning("attention runs row by row, which is slower: %s; install `llvmlite`", missing)
         return None
     shape = host_shape(head_dim, halved=halved)
-    openmp = ctypes.CDLL(torch._C.__file__)  # with the libraries that torch itself has loaded, its OpenMP among them
-    if shape is None or not hasattr(openmp, "GOMP_parallel"):
+    openmp = torch_openmp()
+    if shape is None or openmp is None:
         LOG.warning("attention runs row by row, which is slower: no kernel for heads of %d on this processor and torch", head_dim)
         return None
     return Kernel(shape, openmp)

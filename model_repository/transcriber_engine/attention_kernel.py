@@ -207,8 +207,7 @@ def _head(module: ir.Module, shape: Shape) -> ir.Function:
     arguments = (POINTER, POINTER, I64, I64, POINTER, I64, POINTER, I64, I64, I64, I64)
     code = Code(module, shape.lanes, "head", NOTHING, *arguments)
     query, out, queries, row, *cache, seen, step = code.function.args
-    count = code.sdiv(code.add(queries, I64(BLOCK - 1)), I64(BLOCK))
-    size = code.sdiv(code.add(queries, code.sub(count, I64(1))), count)  # blocks of nearly one size
+    _, size = code.even(queries, BLOCK)
     with code.loop(queries, size) as first:
         offset = code.mul(row, first)
         given = [code.at(query, offset), code.at(out, offset), row, *cache, code.add(seen, code.mul(step, first)), step]
@@ -222,8 +221,7 @@ def _worker(module: ir.Module, shape: Shape) -> None:
     attend = _head(module, shape)
     code = Code(module, shape.lanes, "worker", NOTHING, POINTER, exported=True)
     (arguments,) = code.function.args
-    given = {name: code.get(code.at(arguments, i, I64), I64) for i, name in enumerate(ARGUMENTS)}
-    given |= {name: code.inttoptr(given[name], POINTER) for name in ADDRESSES}
+    given = code.unpacked(arguments, ARGUMENTS, ADDRESSES)
     begin, work, end = (code.append_basic_block() for _ in range(3))
     code.branch(begin)
     code.position_at_end(begin)

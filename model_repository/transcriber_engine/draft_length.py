@@ -64,16 +64,17 @@ def choose_lengths(acceptances: Sequence[float], most: Sequence[int], costs: Cos
     A ratio of sums is maximised by pricing time at the ratio reached so far, until nothing is gained (Dinkelbach, "On Nonlinear
     Fractional Programming", 1967): at a price each row's next token is worth its chance to be committed, less its time.
     """
+
+    def tokens_per_second(lengths: Sequence[int]) -> float:
+        return sum(map(expected_tokens, acceptances, lengths)) / costs.cycle_seconds(lengths)
+
     lengths = [0] * len(acceptances)
+    reached = tokens_per_second(lengths)
     while True:
-        tokens = sum(expected_tokens(a, length) for a, length in zip(acceptances, lengths, strict=True))
-        better = _lengths_at(tokens / costs.cycle_seconds(lengths), acceptances, most, costs)
-        if better == lengths:
+        longer = _lengths_at(reached, acceptances, most, costs)
+        if (then := tokens_per_second(longer)) <= reached:
             return lengths
-        tokens_then = sum(expected_tokens(a, length) for a, length in zip(acceptances, better, strict=True))
-        if tokens_then / costs.cycle_seconds(better) <= tokens / costs.cycle_seconds(lengths):
-            return lengths
-        lengths = better
+        lengths, reached = longer, then
 
 
 def _lengths_at(price: float, acceptances: Sequence[float], most: Sequence[int], costs: Costs) -> list[int]:

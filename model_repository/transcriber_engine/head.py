@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transcriber_engine.linear import HalvedLinear
-from transcriber_engine.rules import NEVER, Scores, Vocabulary, split_scores
+from transcriber_engine.rules import NEVER, Scores, Vocabulary, mass_above, split_scores
 
 CHUNK: Final = 128  # ids that are looked at together
 BLOCKS: Final = 4
@@ -113,8 +113,7 @@ def _survey(block: Tensor, *, with_mass: bool) -> tuple[Tensor, Tensor]:
     scores = block.float()
     peaks = scores.view(len(block), -1, CHUNK).amax(dim=-1)
     top = peaks.amax(dim=-1)
-    # Torch's fused log-softmax reads the scores a third as often as its logsumexp does.
-    return peaks, top - scores.log_softmax(dim=-1).amax(dim=-1) if with_mass else top
+    return peaks, mass_above(scores, top[:, None])[:, 0] if with_mass else top
 
 
 def _near(block: Tensor, peaks: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:

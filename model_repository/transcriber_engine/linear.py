@@ -5,7 +5,6 @@ they are oneDNN's with the weight packed once: for the few rows of a decoding st
 its weight at every call. Whatever library multiplies, rows come in groups that `row_grouping` has measured to be reproducible.
 """
 
-import ctypes
 import logging
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -150,12 +149,13 @@ def _kernel(halved: bool) -> "Kernel | None":
     """Return the compiled kernel, or None where something that it needs is missing."""
     try:
         from transcriber_engine.linear_kernel import Kernel, host_shape
+        from transcriber_engine.vector_code import torch_openmp
     except ImportError as missing:
         LOG.warning("linear layers are a library's, which are slower: %s; install `llvmlite`", missing)
         return None
     shape = host_shape(halved=halved)
-    openmp = ctypes.CDLL(torch._C.__file__)  # with the libraries that torch itself has loaded, its OpenMP among them
-    if shape is None or not hasattr(openmp, "GOMP_parallel"):
+    openmp = torch_openmp()
+    if shape is None or openmp is None:
         LOG.warning("linear layers are a library's, which are slower: no kernel for this processor and torch")
         return None
     return Kernel(shape, openmp)

@@ -109,8 +109,7 @@ def _panel(module: ir.Module, shape: Shape) -> ir.Function:
     code = Code(module, shape.lanes, "panel", NOTHING, *arguments)
     x, rows, row, panel, bias, out, out_row, columns, inputs, following = code.function.args
     rest = code.space(F32, shape.rows * shape.columns)
-    count = code.sdiv(code.add(rows, I64(shape.rows - 1)), I64(shape.rows))
-    size = code.sdiv(code.add(rows, code.sub(count, I64(1))), count)  # blocks of nearly one size
+    count, size = code.even(rows, shape.rows)
     asking = code.smaller(count, I64(shape.lines))
     step = code.sdiv(I64(shape.columns), asking)
     is_whole = code.icmp_signed(">=", columns, I64(shape.columns))
@@ -133,8 +132,7 @@ def _worker(module: ir.Module, shape: Shape) -> None:
     multiply = _panel(module, shape)
     code = Code(module, shape.lanes, "worker", NOTHING, POINTER, exported=True)
     (arguments,) = code.function.args
-    given = {name: code.get(code.at(arguments, i, I64), I64) for i, name in enumerate(ARGUMENTS)}
-    given |= {name: code.inttoptr(given[name], POINTER) for name in ADDRESSES}
+    given = code.unpacked(arguments, ARGUMENTS, ADDRESSES)
     begin, work, end = (code.append_basic_block() for _ in range(3))
     own = code.variable(code.atomic_rmw("add", arguments, I64(1), "monotonic"))
     code.branch(begin)

@@ -93,7 +93,7 @@ def split_scores(logits: Tensor, vocabulary: Vocabulary, opening: Tensor | None,
         return Scores(torch.zeros_like(nothing, dtype=torch.long), nothing, None, special, times)
     token = text.argmax(dim=-1, keepdim=True)
     highest = text.gather(-1, token)
-    mass = _mass_from(text, highest, token)[:, 0] if with_mass else None
+    mass = mass_above(text, highest)[:, 0] if with_mass else None
     return Scores(token[:, 0], highest[:, 0], mass, special, times, text)
 
 
@@ -194,22 +194,22 @@ def choose(ruled: Ruled) -> tuple[Tensor, Tensor]:
 
 def _mass(run: Tensor) -> Tensor:
     """Logsumexp over the last dimension; -inf where all are."""
-    highest, place = run.max(dim=-1, keepdim=True)
-    return _mass_from(run, highest, place).masked_fill(highest == NEVER, NEVER)[..., 0]
+    highest = run.amax(dim=-1, keepdim=True)
+    return mass_above(run, highest).masked_fill(highest == NEVER, NEVER)[..., 0]
 
 
-def _mass_from(run: Tensor, highest: Tensor, place: Tensor) -> Tensor:
-    """Logsumexp over the last dimension, of which the highest and its place are known: [..., 1].
+def mass_above(run: Tensor, highest: Tensor) -> Tensor:
+    """Logsumexp over the last dimension, of which the highest is known: [..., 1].
 
     By torch's fused log-softmax, which reads the scores a third as often as its logsumexp does, and adds up every row in one order
     whatever their number. On a GPU, that order follows from how a row lies in memory: all must lie alike.
     """
     if run.is_cuda:
         run = F.pad(run, (0, -run.shape[-1] % ALIGNED), value=NEVER)
-    return highest - run.log_softmax(dim=-1).gather(-1, place)
+    return highest - run.log_softmax(dim=-1).amax(dim=-1, keepdim=True)
 
 
-def sample(ruled: Ruled, temperature: float, vocabulary: Vocabulary, random: torch.Generator) -> tuple[int, float]:
+def sample(ruled: Ruled, temperature: float, random: torch.Generator) -> tuple[int, float]:
     """Draw a token at a temperature from the one position that was scored in full; its log-probability is that of temperature 1."""
     scores = ruled.scores
     assert scores.text is not None

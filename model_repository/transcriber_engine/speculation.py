@@ -210,7 +210,7 @@ def draw(logits: Tensor, row: Row, vocabulary: Vocabulary) -> Verified:
     scores = split_scores(logits[None], vocabulary, _opening([row], [1], logits.device), with_mass=False)
     ruled = rule(scores.of(Block(0, 1, 0, 1)), torch.tensor([[row.tokens[-1]]], device=logits.device), prefix, vocabulary)
     random = torch.Generator().manual_seed(row.seed * SEEDS_APART + len(row.tokens))
-    token, logprob = sample(ruled, row.temperature, vocabulary, random)
+    token, logprob = sample(ruled, row.temperature, random)
     return Verified([token], [logprob])
 
 

@@ -162,6 +162,16 @@ class Code(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no types
             self.branch(after)
         self.position_at_end(after)
 
+    def even(self, total: ir.Value, most: int) -> tuple[ir.Value, ir.Value]:
+        """Divide a total into as few parts of at most `most` as there can be, of nearly one size: how many, and how large."""
+        count = self.sdiv(self.add(total, I64(most - 1)), I64(most))
+        return count, self.sdiv(self.add(total, self.sub(count, I64(1))), count)
+
+    def unpacked(self, arguments: ir.Value, names: Sequence[str], addresses: Sequence[str]) -> dict[str, ir.Value]:
+        """Read the arguments of a `Team`, 64 bits each, by name; those among the `addresses` become pointers."""
+        given = {name: self.get(self.at(arguments, i, I64), I64) for i, name in enumerate(names)}
+        return given | {name: self.inttoptr(given[name], POINTER) for name in addresses}
+
     def prefetch(self, pointer: ir.Value) -> None:
         """Ask for a cache line, for the second level: the first has no room for all that is asked for ahead."""
         self.intrinsic("llvm.prefetch.p0", NOTHING, pointer, I32(0), I32(2), I32(1))
@@ -203,6 +213,12 @@ def compiled(module: ir.Module) -> Any:
     engine = binding.create_mcjit_compiler(parsed, machine)  # it frees the machine: each engine needs its own
     engine.finalize_object()
     return engine
+
+
+def torch_openmp() -> ctypes.CDLL | None:
+    """Return a library through which torch's own OpenMP is called, for a `Team`; None where that is not GNU's."""
+    library = ctypes.CDLL(torch._C.__file__)  # with the libraries that torch itself has loaded, its OpenMP among them
+    return library if hasattr(library, "GOMP_parallel") else None
 
 
 class Team:

@@ -59,6 +59,14 @@ def decode(
     return outcomes  # type: ignore[return-value]
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Models of sixteen dimensions are only slowed by threads, and much so beside other work."""

@@ -26,14 +26,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return request.param
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 def cache_of(heads: int, head_dim: int, keys: int) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(keys)
     return (

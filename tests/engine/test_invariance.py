@@ -14,14 +14,6 @@ COUNTS = [*range(1, 22), 31, 33, 34, 35, 40, 63, 72, 129, 300]
 SHAPES = [(512, 512), (2048, 512), (512, 2048), (51865, 512), (384, 1300)]
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def by_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products where the kernel cannot be compiled."""

@@ -315,7 +315,7 @@ async def test_nothing_is_written_while_nothing_changes(
     written = []
     monkeypatch.setattr(Api, "write_status", lambda *arguments: written.append(arguments))
     await kubectl("label", "pod", "web", "colour=blue")
-    await bridge.until(namespace, "web", lambda found: found["metadata"]["labels"])
+    await bridge.until(namespace, "web", lambda found: found["metadata"].get("labels") == {"colour": "blue"})
     await lines(shared / "asked", len((shared / "asked").read_text().splitlines()) + 3)
     assert written == []
     version = await kubectl("get", "pod", "web", "--output=jsonpath={.status.conditions}")

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Final
 
 from transcriber_engine.model_config import DRAFT_FILE, MODEL_CONFIG_FILE, TARGET_FILE, TOKENIZER_FILE, ModelConfig
-from transcriber_repository.disk import read_range, write_file
+from transcriber_repository.disk import write_file
 from transcriber_repository.formats.layout import SourceModel
 from transcriber_repository.formats.tensors import TensorRange, write_safetensors
+from transcriber_repository.formats.tokenizer import with_first_merge
 from transcriber_repository.pair import check_pair, check_target
 from transcriber_repository.progress import Meter, Reporter
 
@@ -29,13 +30,9 @@ def convert(target: SourceModel, draft: SourceModel | None, weights_dir: Path, r
             write_safetensors(weights_dir / DRAFT_FILE, own, meter.advance)
     write_file(weights_dir / MODEL_CONFIG_FILE, [config.model_dump_json(indent=1).encode()])
     if target.tokenizer is not None:
-        _copy(target.tokenizer, weights_dir / TOKENIZER_FILE)
+        write_file(weights_dir / TOKENIZER_FILE, [with_first_merge(target.tokenizer.read_bytes())])
     return config
 
 
 def _bytes(tensors: Mapping[str, TensorRange]) -> int:
     return sum(tensor.byte_count for tensor in tensors.values())
-
-
-def _copy(source: Path, destination: Path) -> None:
-    write_file(destination, read_range(source, 0, source.stat().st_size))

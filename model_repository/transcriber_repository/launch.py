@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
+from transcriber_engine.turns import offer_turns
 from transcriber_repository.errors import EXIT_CODES, SIGNAL_EXIT_BASE, RepositoryError
 from transcriber_repository.manifest import is_ready
 from transcriber_repository.progress import LogLines
@@ -39,9 +40,10 @@ PING_INTERVAL_MILLISECONDS: Final = 10_000
 CONNECTION_AGE_MILLISECONDS: Final = 20_000
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 INTERPRETER_DIR: Final = "interpreter"
-# Encoder and decoder are processes of their own on the same cores: a thread that spins while it waits for work takes them from the
-# other. Where four processes shared two cores, passive waiting cut the processor time of a start to a quarter.
-THREADS_SLEEP: Final[Mapping[str, str]] = {"OMP_WAIT_POLICY": "PASSIVE"}
+# Encoder and decoder are processes of their own on the same cores, and take turns (turns.py). A thread that waits for the next step
+# of a turn must not sleep at once, since steps are ten millionths of a second apart; nor spin for milliseconds, as is the default,
+# when the turn is over. This is about a tenth of a millisecond.
+THREADS_WAIT: Final[Mapping[str, str]] = {"GOMP_SPINCOUNT": "20000"}
 # The wheel's interpreter is isolated: it ignores PYTHONPATH and PYTHONDONTWRITEBYTECODE, but takes the virtual environment of the
 # first python3 on PATH. It gets one that holds this alone; otherwise models would import from elsewhere, or leave a __pycache__.
 SITE_CUSTOMIZE: Final = """\
@@ -143,7 +145,7 @@ def command(
         if folders:
             inherited = [environment[name]] if environment.get(name) else []
             variables[name] = os.pathsep.join([*map(str, folders), *inherited])
-    return arguments, {**THREADS_SLEEP, **environment, **variables}
+    return arguments, {**THREADS_WAIT, **environment, **variables}
 
 
 def _grpc_address(address: str) -> str:
@@ -285,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv, environment = command(
         server, repository_dir, listen, Secrets.random(), os.environ, python_path, log_verbose=options.log_verbose
     )
-    return _become(argv, environment)
+    return _become(argv, {**environment, **offer_turns()})
 
 
 def _address(text: str) -> str:

@@ -1,11 +1,13 @@
 """The real whisper-base, from CTranslate2 to weights that transformers takes without a word."""
 
+import json
 import runpy
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from transcriber_repository.convert import convert
@@ -44,3 +46,16 @@ def test_whisper_base_and_its_draft_convert_and_load_into_transformers(base: Pat
     given = load_file(EXAMPLES / "whisper-base-draft" / "model.safetensors")
     assert own.keys() == given.keys()
     assert all(torch.equal(own[name], given[name]) for name in given)
+
+    check_tokenizer(tmp_path / "weights" / "tokenizer.json")
+
+
+def check_tokenizer(path: Path) -> None:
+    """Check that each merge makes the next id after the bytes, as in the vocabulary that the model was trained with."""
+    model = json.loads(path.read_text())["model"]
+    ids = model["vocab"]
+    assert [ids["".join(merge).replace(" ", "")] for merge in model["merges"]] == list(range(256, 256 + 50_000))
+    tokenizer = Tokenizer.from_file(str(path))
+    encoded = {text: tokenizer.encode(text, add_special_tokens=False).ids for text in (" the", " to", " time", " tomorrow")}
+    # As openai/whisper encodes them.
+    assert encoded == {" the": [264], " to": [281], " time": [565], " tomorrow": [4153]}

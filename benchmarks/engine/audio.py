@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -18,6 +19,37 @@ PAUSE_SAMPLES: Final = SAMPLE_RATE_HZ // 2
 READING: Final = "a-tale-of-two-cities.flac"
 PACKED_LANGUAGES: Final = ("es", "fr", "it", "ja", "pl", "pt", "zh", "hi")
 NOISE_AMPLITUDE: Final = 0.03
+UNCUT_SAMPLES: Final = 12 * SAMPLE_RATE_HZ  # on either side of a cut, heard again without it; both fit in a window…
+UNCUT_PAD_SAMPLES: Final = int(0.4 * SAMPLE_RATE_HZ)  # …with this much silence before and after
+
+
+@dataclass(frozen=True, eq=False)
+class LongFile:
+    """Sentences one after another, and from where to where each lasts."""
+
+    samples: Samples
+    sentences: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]  # in samples
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.samples.shape[0] / SAMPLE_RATE_HZ
+
+    @property
+    def said(self) -> str:
+        """The whole text."""
+        return " ".join(self.sentences)
+
+    def around(self, seconds: float) -> slice:
+        """Return which sentences lie whole within UNCUT_SAMPLES of a moment."""
+        moment = int(seconds * SAMPLE_RATE_HZ)
+        near = [i for i, (start, end) in enumerate(self.spans) if moment - UNCUT_SAMPLES <= start and end <= moment + UNCUT_SAMPLES]
+        return slice(near[0], near[-1] + 1) if near else slice(0, 0)
+
+    def sound(self, chosen: slice) -> Samples:
+        """Return the sound of some sentences, one at least, between two silences."""
+        return np.pad(self.samples[self.spans[chosen.start][0] : self.spans[chosen.stop - 1][1]], UNCUT_PAD_SAMPLES)
 
 
 @cache
@@ -78,8 +110,8 @@ def long_file_speech() -> str:
     return "synthetic sentences" if _spoken() else "the reading over and over, for Piper is not installed"
 
 
-def long_file(seconds: float, seed: int) -> tuple[Samples, str]:
-    """Return a file of at least that length and its text: synthetic sentences shuffled, with pauses of 0.2 to 1.2 s between them.
+def long_file(seconds: float, seed: int) -> LongFile:
+    """Return a file of at least that length: synthetic sentences shuffled, with pauses of 0.2 to 1.2 s between them.
 
     Without synthetic speech it is the reading, over and over.
     """
@@ -87,16 +119,18 @@ def long_file(seconds: float, seed: int) -> tuple[Samples, str]:
     spoken = list(_spoken()) or [Sentence(r.text, samples) for r, samples in _decoded() if r.path.name == READING]
     parts: list[Samples] = []
     said: list[str] = []
+    spans: list[tuple[int, int]] = []
     length = 0
     while length < seconds * SAMPLE_RATE_HZ:
         for sentence in rng.sample(spoken, len(spoken)):
             pause = np.zeros(int(rng.uniform(0.2, 1.2) * SAMPLE_RATE_HZ), np.float32)
             parts += [sentence.samples, pause]
             said.append(sentence.text)
+            spans.append((length, length + sentence.samples.shape[0]))
             length += sentence.samples.shape[0] + pause.shape[0]
             if length >= seconds * SAMPLE_RATE_HZ:
                 break
-    return np.concatenate(parts), " ".join(said)
+    return LongFile(np.concatenate(parts), tuple(said), tuple(spans))
 
 
 def _length(chosen: Sequence[Sentence]) -> int:

@@ -170,19 +170,22 @@ def file_table(records: Sequence[Record]) -> str:
                 str(errors["said"]),
                 str(own[-1]["pieces"]),
                 cuts,
+                f"{errors['lost_by_cuts']}, {errors['doubled_by_cuts']}" if "lost_by_cuts" in errors else "",
                 f"{errors['lost_elsewhere']}, {errors['doubled_elsewhere']}",
             ]
             minutes = f"{own[-1]['audio_seconds'] / 60:.0f} min"
             title = ENTRANTS[name].title
             rows.append([title, minutes, f"{speed_of:.1f}", *cells, str(errors["misheard"]), memory])
     heads = (
-        "peer", "audio", "audio s/s", "words said", "pieces", "lost, doubled at cuts", "lost, doubled elsewhere", "misheard",
-        "resident MiB, early → late",
+        "peer", "audio", "audio s/s", "words said", "pieces", "lost, doubled at cuts", "… by cuts",
+        "lost, doubled elsewhere", "misheard", "resident MiB, early → late",
     )  # fmt: skip
     note = """\
 Synthetic sentences with pauses of 0.2 to 1.2 s, whose text is known. What was heard is aligned with it word by word; a word that is
-missing or too many counts for a cut when at most two heard words stand between them. Every peer detects speech by Silero and cuts
-in its own way (faster-whisper's pieces are its segments, so they say nothing about cuts)."""
+missing or too many is at a cut when at most two heard words stand between them. It is so by the cut unless it is so without it:
+where the sentence comes again away from cuts, in the sentences around the cut heard as one window, or in its own heard alone; that
+is measured for the hour alone. Every peer detects speech by Silero and cuts in its own way; faster-whisper's pieces are its
+segments, and say nothing of cuts."""
     return f"{note}\n\n{table(heads, rows)}"
 
 

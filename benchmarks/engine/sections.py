@@ -11,8 +11,11 @@ from typing import Any, Final
 from benchmarks.engine import audio
 from benchmarks.engine.child import Child, ChildError
 from benchmarks.engine.clips import Clip, FileRun, Run
+from benchmarks.engine.cuts import errors_by_cuts
 from benchmarks.engine.lineup import ENTRANTS, start
 from benchmarks.engine.words import cut_errors, invented_per_minute
+
+from transcriber_engine.audio import Samples
 
 Record = dict[str, Any]
 FILE_PEERS: Final = ("ours-files", "ours-triton", "fw", "fw-batch", "fw-int8-batch")
@@ -189,34 +192,40 @@ def measure_short(bench: Bench) -> None:
 
 def measure_file(bench: Bench) -> None:
     """A file of ten minutes, cut by each peer in its own way, on speech."""
-    samples, said = audio.long_file(bench.sizes.file_seconds, seed=1)
+    file = audio.long_file(bench.sizes.file_seconds, seed=1)
     for name in bench.takes_part(FILE_PEERS):
         options = {"vad_filter": True} if name.startswith("fw") else {}
-        run: FileRun | None = bench.call(name, "transcribe_file", samples, "en", options)
+        run: FileRun | None = bench.call(name, "transcribe_file", file.samples, "en", options)
         if run is not None:
-            record_file(bench, "file", name, samples.shape[0] / 16_000, said, run)
+            record_file(bench, "file", name, file, run)
 
 
 def measure_hour(bench: Bench) -> None:
     """A file of an hour through our pipeline: what its memory does, and what the cuts do to its words."""
-    samples, said = audio.long_file(bench.sizes.hour_seconds, seed=2)
-    run: FileRun | None = bench.call("ours-files", "transcribe_file", samples, "en", {})
-    if run is not None:
-        record_file(bench, "hour", "ours-files", samples.shape[0] / 16_000, said, run)
+    file = audio.long_file(bench.sizes.hour_seconds, seed=2)
+    run: FileRun | None = bench.call("ours-files", "transcribe_file", file.samples, "en", {})
+    if run is None:
+        return
+
+    def hear(samples: Samples) -> str | None:
+        heard: FileRun | None = bench.call("ours-files", "transcribe_file", samples, "en", {"voice_activity_detection": "none"})
+        return None if heard is None else heard.text
+
+    record_file(bench, "hour", "ours-files", file, run, errors_by_cuts(file, run.pieces, hear))
 
 
-def record_file(bench: Bench, kind: str, peer: str, audio_seconds: float, said: str, run: FileRun) -> None:
+def record_file(bench: Bench, kind: str, peer: str, file: audio.LongFile, run: FileRun, by_cuts: Record | None = None) -> None:
     """Record what a peer made of a long file; only ours tells where it cut."""
-    errors = asdict(cut_errors(said, [piece.text for piece in run.pieces]))
+    errors = asdict(cut_errors(file.said, [piece.text for piece in run.pieces])) | (by_cuts or {})
     every = max(len(run.resident_bytes) // RESIDENT_SAMPLES, 1)
     bench.record(
         {
             "kind": kind, "peer": peer, "speech": audio.long_file_speech(),
-            "audio_seconds": round(audio_seconds, 1), "seconds": round(run.seconds, 3),
+            "audio_seconds": round(file.seconds, 1), "seconds": round(run.seconds, 3),
             "pieces": len(run.pieces), "errors": errors, "resident_bytes": list(run.resident_bytes[::every]),
         }
     )  # fmt: skip
-    say(f"  {ENTRANTS[peer].title}: {audio_seconds:.0f} s of audio in {run.seconds:.1f} s; {errors}")
+    say(f"  {ENTRANTS[peer].title}: {file.seconds:.0f} s of audio in {run.seconds:.1f} s; {errors}")
 
 
 def measure_noise(bench: Bench) -> None:

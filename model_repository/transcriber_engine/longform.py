@@ -60,9 +60,10 @@ class WindowCutter:
     """Cuts a stream into windows of at most `limit_samples`; keeps no more than about two windows of audio.
 
     A window runs from a start of speech to an end of speech, padded, and takes in the next speech as long as it fits and the
-    pause between is short. Speech longer than a window is cut at its quietest frame in the window's last third. Windows never
-    overlap, and every frame of speech is in exactly one. Without `cuts_on_speech` everything counts as speech here, and the
-    detector only says how much of it there is.
+    pause between is short. It ends in the last pause in which it has its pad, or half of a pause that is too short for the pads of
+    two: speech fades in and out beyond where the detector hears it. Speech longer than a window is cut at its quietest frame in the
+    window's last third. Windows never overlap, and every frame of speech is in exactly one. Without `cuts_on_speech` everything
+    counts as speech here, and the detector only says how much of it there is.
     """
 
     limit_samples: int
@@ -78,6 +79,7 @@ class WindowCutter:
     _window_start: int | None = None
     _speech_start: int | None = None  # of the speech going on
     _speech_end: int | None = None  # of the last speech in this window
+    _pause: tuple[int, int] | None = None  # from where to where, before the last speech in this window
     _last_voiced: int = 0
     _is_rest: bool = False  # the speech going on is what a cut left over, so it is no click however short
     _emitted_end: int = 0
@@ -99,8 +101,8 @@ class WindowCutter:
             yield from self._score(np.pad(rest, (0, FRAME_SAMPLES - rest.shape[0])))
         if self._speech_start is not None:
             self._end_speech(self.total_samples)
-        if self._window_start is not None and self._speech_end is not None:
-            yield self._emit(self._speech_end + PAD_SAMPLES)
+        while self._window_start is not None and self._speech_end is not None:
+            yield self._end_in_pause()
 
     def _score(self, frames: Samples) -> Iterator[Window]:
         speech = self.detector.probabilities(frames)
@@ -131,31 +133,50 @@ class WindowCutter:
     def _end_speech(self, end: int) -> None:
         assert self._speech_start is not None
         is_click = end - self._speech_start < (1 if self._is_rest else MIN_SPEECH_SAMPLES)
-        self._speech_start, self._is_rest = None, False
         if not is_click:
+            self._pause = None if self._speech_end is None else (self._speech_end, self._speech_start)
             self._speech_end = end
         elif self._speech_end is None:
             self._window_start = None
+        self._speech_start, self._is_rest = None, False
 
     def _window_due(self, now: int) -> Window | None:
         """Return the window that must end at `now`, if any."""
         if self._window_start is None:
             return None
-        if self._speech_start is None and self._speech_end is not None and now - self._speech_end >= MAX_GAP_SAMPLES:
-            return self._emit(self._speech_end + PAD_SAMPLES)
-        if now - self._window_start <= self.limit_samples:
-            return None
+        is_full = now - self._window_start > self.limit_samples
         if self._speech_end is not None:
-            resume = self._speech_start
-            window = self._emit(min(self._speech_end + PAD_SAMPLES, resume if resume is not None else now))
-            if resume is not None:
-                self._window_start = max(resume - PAD_SAMPLES, self._emitted_end)
-            return window
+            # A full window waits for the next speech while that may need a part of the pause for its own pad.
+            longest = 2 * PAD_SAMPLES if is_full else MAX_GAP_SAMPLES
+            is_over = is_full if self._speech_start is not None else now - self._speech_end >= longest
+            return self._end_in_pause() if is_over else None
+        if not is_full:
+            return None
         quietest = self._quietest(now - self.limit_samples // 3, now)
         window = self._emit(quietest)
         self._window_start = self._speech_start = quietest
         self._is_rest = True
         return window
+
+    def _end_in_pause(self) -> Window:
+        """End the window in the last pause, or in the one before where the pad in the last goes beyond the limit."""
+        assert self._window_start is not None
+        assert self._speech_end is not None
+        speech_end, resume = self._speech_end, self._speech_start
+        if self._pause is None or self._padded(speech_end, resume) - self._window_start <= self.limit_samples:
+            window = self._emit(self._padded(speech_end, resume))
+        else:
+            pause_start, resume = self._pause
+            window = self._emit(self._padded(pause_start, resume))
+            self._speech_end = speech_end
+        if resume is not None:
+            self._window_start = max(resume - PAD_SAMPLES, self._emitted_end)
+        return window
+
+    def _padded(self, speech_end: int, resume: int | None) -> int:
+        """Return where the pad after speech ends: both sides of a pause have one, or share it."""
+        end = speech_end + PAD_SAMPLES
+        return min(end if resume is None else min(end, (speech_end + resume) // 2), self.total_samples)
 
     def _quietest(self, start: int, end: int) -> int:
         frames = self._frames(start, end)
@@ -173,7 +194,7 @@ class WindowCutter:
         window = Window(self._count, self._window_start, self._slice(self._window_start, end).copy(), speech_seconds)
         self._count += 1
         self._emitted_end = end
-        self._window_start = self._speech_end = None
+        self._window_start = self._speech_end = self._pause = None
         return window
 
     def _slice(self, start: int, end: int) -> Samples:

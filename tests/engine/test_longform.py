@@ -121,6 +121,44 @@ def test_speech_between_pauses_shares_a_window_while_it_fits_and_keeps_its_pads(
     assert second.start_sample + second.samples.shape[0] == samples.shape[0]
 
 
+@pytest.mark.parametrize("pause", [10, 14, 25, 40])
+def test_windows_that_a_pause_parts_both_have_their_pad_or_half_of_the_pause(pause):
+    samples = audio_of([(0.9, 100), (0.0, pause), (0.9, 100)])
+    first, second = windows_of(samples, 16_000)
+    pad = min(PAD_SAMPLES, pause * FRAME_SAMPLES // 2)
+    assert first.samples.shape[0] == 100 * FRAME_SAMPLES + pad
+    assert second.start_sample == (100 + pause) * FRAME_SAMPLES - pad
+
+
+def test_a_full_window_waits_for_the_next_speech_before_it_takes_the_pause_for_its_pad():
+    samples = audio_of([(0.9, 140), (0.0, 18), (0.9, 100)])  # the window is full within the pause, before the speech after it
+    first, second = windows_of(samples, 16_000)
+    assert first.samples.shape[0] == second.start_sample == 149 * FRAME_SAMPLES
+
+
+@pytest.mark.parametrize("pause", [12, 200])
+def test_speech_that_ends_too_close_to_the_limit_for_its_pad_goes_into_the_next_window(pause):
+    samples = audio_of([(0.9, 80), (0.0, 20), (0.9, 55), (0.0, pause), (0.9, 50)])  # 155 frames, of which 156 fit
+    first, second, *_ = windows_of(samples, 16_000)
+    assert first.samples.shape[0] == second.start_sample == 90 * FRAME_SAMPLES
+    assert second.start_sample + second.samples.shape[0] >= 155 * FRAME_SAMPLES + min(PAD_SAMPLES, pause * FRAME_SAMPLES // 2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(4, 60), st.integers(10, 120)), min_size=1, max_size=14))
+def test_every_speech_shorter_than_a_third_of_a_window_has_its_pads_or_half_of_the_pauses_around_it(turns):
+    samples = audio_of([(0.0, 30), *(run for spoken, pause in turns for run in ((0.9, spoken), (0.0, pause)))])
+    covered = np.zeros(samples.shape[0], bool)
+    for window in windows_of(samples, 16_000):
+        covered[window.start_sample : window.start_sample + window.samples.shape[0]] = True
+    start, before = 30 * FRAME_SAMPLES, 30
+    for spoken, pause in turns:
+        end = start + spoken * FRAME_SAMPLES
+        pads = [min(PAD_SAMPLES, frames * FRAME_SAMPLES // 2) for frames in (before, pause)]
+        assert covered[start - pads[0] : end + pads[1]].all()
+        start, before = end + pause * FRAME_SAMPLES, pause
+
+
 def test_speech_without_a_pause_is_cut_at_its_quietest_frame_in_the_last_third():
     samples = audio_of([(0.9, 20), (0.4, 1), (0.9, 109), (0.6, 1), (0.9, 100)])
     first, second = windows_of(samples, 16_000)

@@ -14,12 +14,14 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from transcriber_engine.scheduler import Scheduler
+from transcriber_engine.turns import Turns
 from transcriber_engine.weights import load_decoders
 from transcriber_engine.window import Job, WindowRequest, WindowTokens, window_result
 from transcriber_triton import protocol
 from transcriber_triton.metrics import Metrics
 
 WAIT_SECONDS = 0.1  # how often a wait looks whether the model is being unloaded
+TURN_SECONDS = 0.2  # of decoding while windows are encoded, each in a turn of its own: a few cycles
 
 COUNTERS = {
     "windows": "Windows decoded",
@@ -43,7 +45,9 @@ class TritonPythonModel:
         pair = load_decoders(weights, self.settings.precision, self.settings.device, with_draft=self.settings.draft == "model")
         self.tokenizer = pair.tokenizer
         self.scheduler = Scheduler(pair, self.settings.slots, self.settings.draft, self.settings.max_draft_tokens)
-        self.scheduler.calibrate()
+        self.turns = Turns.offered(self.settings.device)
+        with self.turns.turn():
+            self.scheduler.calibrate()
         self.failure: BaseException | None = None
         self.stopping = threading.Event()
         self._start_metrics(args["model_name"])
@@ -104,7 +108,10 @@ class TritonPythonModel:
         try:
             while self.scheduler.held or not self.stopping.is_set():
                 if self.scheduler.wait_for_work(WAIT_SECONDS):
-                    self.scheduler.step()
+                    with self.turns.turn():
+                        began = time.monotonic()
+                        while self.scheduler.step() and time.monotonic() < began + TURN_SECONDS:
+                            self._report()
                     self._report()
         except BaseException as error:
             self.failure = error

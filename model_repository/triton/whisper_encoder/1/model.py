@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from transcriber_engine.errors import CancelledByCallerError
+from transcriber_engine.turns import Turns
 from transcriber_engine.weights import load_encoder
 from transcriber_triton import protocol
 
@@ -16,7 +17,9 @@ class TritonPythonModel:
         """Load the encoder."""
         settings = protocol.settings(args)
         self.device = torch.device(settings.device)
-        self.encoder = load_encoder(protocol.repository_dir(args) / "weights", settings.precision, settings.device)
+        self.turns = Turns.offered(settings.device)
+        with self.turns.turn():  # the decoder, which loads at the same time, measures what its steps cost
+            self.encoder = load_encoder(protocol.repository_dir(args) / "weights", settings.precision, settings.device)
         self.dtype = self.encoder.conv1.weight.dtype
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -30,7 +33,8 @@ class TritonPythonModel:
                 raise CancelledByCallerError("cancelled by the caller")
             protocol.window_facts(request).check_deadline()
             mel = torch.from_numpy(protocol.array(request, "MEL")).to(self.device, self.dtype)
-            hidden = self.encoder(mel[None])[0]
+            with self.turns.turn():
+                hidden = self.encoder(mel[None])[0]
             return protocol.response(HIDDEN=hidden.float().cpu().numpy())
         except Exception as error:
             return protocol.error_response(error)

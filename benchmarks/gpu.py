@@ -18,26 +18,26 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Final
 
 import torch
 from benchmarks.engine.roofline import Counts, Machine, Shape, Stack, encoder_flops, step_seconds, steps_of
 from benchmarks.gpu_check import DTYPES, SHAPES, decode, random_pair
+from benchmarks.gpu_parts import best_seconds, torch_s_attention
 from torch import Tensor
 
 from transcriber_engine.encoder import Encoder
 from transcriber_engine.graphs import GraphedDecoder
+from transcriber_engine.graphs import Shape as GraphShape
 from transcriber_engine.pair import DecoderPair
 from transcriber_engine.scheduler import Scheduler
 from transcriber_engine.speculation import Row, Verified
 from transcriber_engine.window import WindowRequest
 
-REPETITIONS: Final = 10
 PROMPT_TOKENS: Final = 4
 CHECKED_ALONE: Final = 4  # windows of each batch
 
@@ -57,13 +57,15 @@ class Line:
     verify_least_seconds: float
     draft_seconds: float
     draft_least_seconds: float
+    opening_seconds: float  # of laying out a window's encoding and reading its prompt
     differing: int  # windows whose tokens are not those of the target alone
 
 
 def shape_of(config: Any, dtype: torch.dtype) -> Shape:
     """Return the dimensions that the roofline follows from."""
     half = dtype != torch.float32
-    stacks = [Stack(n, config.vocab_size, half, half) for n in (config.decoder_layers, config.draft_decoder_layers)]
+    frame_bytes = dtype.itemsize
+    stacks = [Stack(n, config.vocab_size, half, half, frame_bytes) for n in (config.decoder_layers, config.draft_decoder_layers)]
     return Shape(
         config.d_model, config.decoder_ffn_dim, config.encoder_layers, config.num_mel_bins, config.max_source_positions, *stacks
     )
@@ -117,24 +119,9 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     """Measure the best rate of a product in this type, and of reading."""
     size, values = (8192, 1 << 30) if device.type == "cuda" else (512, 1 << 20)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    flops = 2 * size**3 / best_seconds(lambda: a @ b, device)
+    flops = 2 * size**3 / best_seconds(lambda: a @ b)
     vector = torch.ones(values, device=device, dtype=dtype)
-    return Machine(flops, flops, vector.nbytes / best_seconds(lambda: vector.sum(), device))
-
-
-def best_seconds(run: Callable[[], object], device: torch.device, repetitions: int = REPETITIONS) -> float:
-    """Return the shortest of some runs, the first two not counted; each is waited for."""
-    run(), run()
-    at = []
-    for _ in range(repetitions + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        at.append(perf_counter())
-        run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    at.append(perf_counter())
-    return min(after - before for before, after in pairwise(at))
+    return Machine(flops, flops, vector.nbytes / best_seconds(lambda: vector.sum()))
 
 
 def windows_of(hidden: Sequence[Tensor], draft_tokens: int, tokens: int) -> list[WindowRequest]:
@@ -155,12 +142,13 @@ def measure_line(
     batch, shape = len(hidden), shape_of(pair.config, pair.target.embed_tokens.dtype)
     scheduler = Scheduler(pair, batch, "model" if draft_tokens else "none", draft_tokens)  # no costs: drafts as long as allowed
     requests = windows_of(hidden, draft_tokens, tokens)
-    decode(scheduler, requests)  # warms up, and captures what is captured
+    decode(scheduler, requests)  # warms up
+    capture_all(scheduler, draft_tokens)
     oracle = Oracle(scheduler, alone, hidden, acceptance)
     seconds, outcomes = decode(scheduler, requests)
     counts = Counts.of(batch, 0, oracle.verified, oracle.steps)
     least = sum(n * step_seconds(shape, machine, stack, rows, width) for stack, rows, width, n in steps_of(shape, counts))
-    verify, draft = step_times(scheduler, batch, draft_tokens)
+    verify, draft, opening = step_times(scheduler, batch, draft_tokens)
     drafted = sum(o.draft_tokens for o in outcomes)
     return Line(
         batch=batch,
@@ -174,12 +162,20 @@ def measure_line(
         verify_least_seconds=step_seconds(shape, machine, shape.target, batch, batch * (draft_tokens + 1)),
         draft_seconds=draft,
         draft_least_seconds=step_seconds(shape, machine, shape.draft, batch, batch) if draft_tokens else 0.0,
+        opening_seconds=opening,
         differing=sum(tuple(o.tokens) != tuple(said) for o, said in zip(outcomes, alone, strict=True)),
     )
 
 
-def step_times(scheduler: Scheduler, batch: int, draft_tokens: int) -> tuple[float, float]:
-    """Return seconds of a verification and of a draft step in the middle of a window, on what the slots still hold."""
+def capture_all(scheduler: Scheduler, draft_tokens: int) -> None:
+    """Capture what rows that end one after another will need."""
+    if isinstance(decoder := scheduler.decoder, GraphedDecoder):
+        for rows in reversed(decoder._row_buckets):
+            decoder._captured(GraphShape(rows, draft_tokens, drafting=draft_tokens > 0, verifying=True, timed=False))
+
+
+def step_times(scheduler: Scheduler, batch: int, draft_tokens: int) -> tuple[float, float, float]:
+    """Return seconds of a verification and of a draft step in the middle of a window, and of a window's opening."""
     decoder = scheduler.decoder
     for name in ("admit", "propose", "verify", "cycle"):
         vars(decoder).pop(name, None)  # the oracle's
@@ -193,10 +189,16 @@ def step_times(scheduler: Scheduler, batch: int, draft_tokens: int) -> tuple[flo
         ]
 
     drafts = [[0] * draft_tokens] * batch
-    verify = best_seconds(lambda: decoder.verify(rows(), drafts), decoder.device)
-    if not draft_tokens:
-        return verify, 0.0
-    return verify, best_seconds(lambda: decoder.propose(rows(), [draft_tokens] * batch), decoder.device) / draft_tokens
+    verify = best_seconds(lambda: decoder.verify(rows(), drafts))
+    draft = best_seconds(lambda: decoder.propose(rows(), [draft_tokens] * batch)) / draft_tokens if draft_tokens else 0.0
+    config = decoder.pair.config
+    hidden = torch.zeros(config.max_source_positions, config.d_model, device=decoder.device)
+
+    def open_window() -> None:
+        decoder.admit(0, hidden, with_draft=draft_tokens > 0)
+        decoder.prefill(0, prompt, 0)
+
+    return verify, draft, best_seconds(open_window)
 
 
 @torch.inference_mode()
@@ -207,19 +209,20 @@ def encode_seconds(config: Any, device: torch.device, dtype: torch.dtype) -> flo
     tensors = {name: torch.randn(each.shape, device=device, dtype=dtype) * config.d_model**-0.5 for name, each in names.items()}
     encoder = Encoder.from_tensors(config, tensors)
     mel = torch.randn(1, config.num_mel_bins, 2 * config.max_source_positions, device=device, dtype=dtype)
-    return best_seconds(lambda: encoder(mel), device)
+    return best_seconds(lambda: encoder(mel))
 
 
 def table(lines: Sequence[Line]) -> str:
     """Return the lines as a Markdown table."""
     heads = (
         "B", "K", "windows/s", "tokens/s", "acceptance", "tokens a cycle", "time over roofline", "t_v, ms", "least", "t_d, ms",
-        "least", "differing",
+        "least", "opening, ms", "differing",
     )  # fmt: skip
     rows = [
         f"| {x.batch} | {x.draft_tokens} | {x.windows_per_second:.2f} | {x.tokens_per_second:.0f} | {x.acceptance:.0%} | "
         f"{x.tokens_per_cycle:.2f} | {x.over_roofline:.2f}× | {x.verify_seconds * 1e3:.2f} | {x.verify_least_seconds * 1e3:.2f} | "
-        f"{x.draft_seconds * 1e3:.2f} | {x.draft_least_seconds * 1e3:.2f} | {x.differing} |"
+        f"{x.draft_seconds * 1e3:.2f} | {x.draft_least_seconds * 1e3:.2f} | "
+        f"{x.opening_seconds * 1e3:.2f} | {x.differing} |"
         for x in lines
     ]
     return "\n".join([f"| {' | '.join(heads)} |", "|" + " --: |" * len(heads), *rows])
@@ -244,6 +247,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--drafts", type=numbers, default=[0, 4, 8], metavar="K,…", help="tokens drafted in a cycle")
     parser.add_argument("--acceptance", type=float, default=0.9, help="how often a drafted token is right")
     parser.add_argument("--tokens", type=int, default=100, help="of each window")
+    parser.add_argument("--torch-attention", action="store_true", help="attend by torch's kernel, to see what ours is worth")
     parser.add_argument("--out", type=Path, help="write the figures as JSON to this file, too")
     return parser.parse_args(arguments)
 
@@ -251,6 +255,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code is 1 where tokens with a draft differ from those without."""
     options = parse(arguments)
+    with torch_s_attention() if options.torch_attention else nullcontext():
+        lines = measure(options)
+    print(table(lines))
+    return int(any(line.differing for line in lines))
+
+
+def measure(options: argparse.Namespace) -> list[Line]:
+    """Measure each batch with each length of drafts; each line is printed as it comes."""
     device = torch.device(options.device)
     dtype = DTYPES[options.dtype or ("float16" if device.type == "cuda" else "float32")]
     machine = measure_machine(device, dtype)
@@ -276,7 +288,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for draft_tokens in options.drafts:
             lines.append(measure_line(pair, machine, hidden, alone, draft_tokens, options.acceptance, options.tokens))
             print(table(lines[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-    print(table(lines))
     if options.out:
         figures = {
             "device": name,
@@ -288,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.write_text(
             json.dumps({**figures, "lines": [asdict(line) for line in lines]}, indent=1) + "\n", encoding="utf-8"
         )
-    return int(any(line.differing for line in lines))
+    return lines
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Needs torch and numpy alone. Weights are random; a draft is its target disturbed, so that it errs now and then. Windows with and
 without timestamps, of different limits, are decoded side by side with drafts, and each by the target alone: tokens and mean
-log-probabilities must be the same, bit for bit. Prints JSON, and fails where one differs.
+log-probabilities must be the same, bit for bit. Prints a line of JSON for each part as it comes, and fails where something differs.
 
   python -m benchmarks.gpu_check                                       a small model, in half precision
   python -m benchmarks.gpu_check --shape large-v3 --windows 32 --slots 16
@@ -10,9 +10,7 @@ log-probabilities must be the same, bit for bit. Prints JSON, and fails where on
 """
 
 import argparse
-import json
 import random
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +18,16 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
+from benchmarks.gpu_parts import show, show_times
 from torch import Tensor
 
+from transcriber_engine import attention as attending
 from transcriber_engine import row_grouping
 from transcriber_engine.decoder import Decoder
-from transcriber_engine.decoding import PairDecoder
 from transcriber_engine.graphs import GraphedDecoder
+from transcriber_engine.linear import InvariantLinear, PlainLinear
 from transcriber_engine.pair import DecoderPair, vocabulary
 from transcriber_engine.scheduler import Scheduler
-from transcriber_engine.speculation import Row
 from transcriber_engine.window import Job, WindowRequest, WindowTokens
 
 SHAPES: Final = {  # d_model, layers, heads, ids of text, timestamps, frames, layers of the draft (the target's first)
@@ -39,7 +38,6 @@ SHAPES: Final = {  # d_model, layers, heads, ids of text, timestamps, frames, la
 SPECIAL: Final = ("end", "start", "en", "translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
 DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DRAFT_NOISE: Final = 0.02
-REPETITIONS: Final = 20
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,8 @@ def random_pair(shape: str, device: torch.device, dtype: torch.dtype) -> Decoder
         for name, each in tensors.items()
     }
     words = vocabulary(config, tokenizer, device)  # type: ignore[arg-type]
-    target, draft = Decoder(config, tensors, config.decoder_layers), Decoder(config, disturbed, SHAPES[shape][6])
+    target = Decoder(config, tensors, config.decoder_layers)
+    draft = Decoder(config, disturbed, SHAPES[shape][6], linear=PlainLinear if device.type == "cuda" else InvariantLinear)
     return DecoderPair(config, tokenizer, words, target, draft)  # type: ignore[arg-type]
 
 
@@ -157,22 +156,8 @@ def decode(scheduler: Scheduler, requests: Sequence[WindowRequest]) -> tuple[flo
     return seconds, [done[i] for i in range(len(requests))]  # type: ignore[misc]
 
 
-def cycle_seconds(decoder: PairDecoder, rows: int, drafts: int) -> float:
-    """Return the shortest of some cycles in the middle of a window."""
-    prompt, middle = [decoder.pair.tokenizer.start_of_transcript] * 4, 54
-    states = [
-        Row(slot, prompt + [9] * 50, 4, 200, timestamps=True, draft_cap=drafts, draft_length=middle - 2) for slot in range(rows)
-    ]
-    seconds = []
-    for _ in range(REPETITIONS):
-        began = time.perf_counter()
-        decoder.cycle(states, [drafts] * rows)
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, print, and return 1 where something differs."""
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description="Whether captured cycles are exact on this GPU.")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shape", choices=SHAPES, default="small")
@@ -180,17 +165,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--windows", type=int, default=48)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=60)
-    given = parser.parse_args(arguments)
+    parser.add_argument("--times", action="store_true", help="say how long parts take, and which kernels take it, as well")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check, print, and return 1 where something differs."""
+    given = parse(arguments)
     pair = random_pair(given.shape, torch.device(given.device), DTYPES[given.dtype])
     requests = requests_of(pair.config, given.windows, given.tokens)
+    device = torch.cuda.get_device_name() if given.device == "cuda" else "cpu"
+    ours = given.device == "cuda" and attending.gpu_kernel(pair.target.head_dim) is not None
+    show(shape=given.shape, dtype=given.dtype, device=device, torch=torch.__version__, our_attention=ours)
 
     alone = Scheduler(pair, 1, "none", 0)
     alone.decoder = GraphedDecoder(pair, 1, "none", 0)
     together = Scheduler(pair, given.slots, "model", 8)
-    together.decoder = GraphedDecoder(pair, given.slots, "model", 8)
+    together.decoder = graphed = GraphedDecoder(pair, given.slots, "model", 8)
     began = time.perf_counter()
-    together.decoder.calibrate()
-    captured_seconds = time.perf_counter() - began
+    graphed.calibrate()
+    groupings = sorted({f"{each.multiple} of {each.at_once}" for each in row_grouping._measured.values()})
+    show(capture_seconds=round(time.perf_counter() - began, 1), groupings=groupings)
     alone_seconds, expected = decode(alone, requests)
     seconds, found = decode(together, requests)
     _, again = decode(together, requests[::-1])
@@ -199,34 +194,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for i, (one, other, third) in enumerate(zip(expected, found, again[::-1], strict=True))
         if not one.tokens == other.tokens == third.tokens or not one.avg_logprob == other.avg_logprob == third.avg_logprob
     ]
-    eager = PairDecoder(pair, given.slots, "model", 8)
-    cycles = {
-        f"{rows} rows, {drafts} drafts": {
-            "captured_ms": round(1e3 * cycle_seconds(together.decoder, rows, drafts), 3),
-            "eager_ms": round(1e3 * cycle_seconds(eager, rows, drafts), 3),
-        }
-        for rows in sorted({1, given.slots})
-        for drafts in (0, 4, 8)
-    }
     drafted = sum(each.draft_tokens for each in found)
-    report = {
-        "shape": given.shape,
-        "dtype": given.dtype,
-        "device": torch.cuda.get_device_name() if given.device == "cuda" else "cpu",
-        "windows": given.windows,
-        "differing": differing,
-        "distinct_texts": len({each.tokens for each in expected}),
-        "tokens": sum(each.output_tokens for each in found),
-        "acceptance": round(sum(each.accepted_tokens for each in found) / max(drafted, 1), 3),
-        "capture_seconds": round(captured_seconds, 1),
-        "alone_seconds": round(alone_seconds, 2),
-        "together_seconds": round(seconds, 2),
-        "groupings": sorted({f"{each.multiple} of {each.at_once}" for each in row_grouping._measured.values()}),
-        "memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if given.device == "cuda" else None,
-        "cycles": cycles,
-    }
-    json.dump(report, sys.stdout, indent=1)
-    print()
+    show(
+        windows=given.windows,
+        differing=differing,
+        distinct_texts=len({each.tokens for each in expected}),
+        tokens=sum(each.output_tokens for each in found),
+        acceptance=round(sum(each.accepted_tokens for each in found) / max(drafted, 1), 3),
+        alone_seconds=round(alone_seconds, 2),
+        together_seconds=round(seconds, 2),
+        memory_gib=round(torch.cuda.max_memory_allocated() / 2**30, 2) if given.device == "cuda" else None,
+    )
+    if given.times:
+        show_times(graphed, given.slots)
     return int(bool(differing))
 
 

@@ -24,6 +24,8 @@ SCOPES: Final = {
 }
 # Threads of torch that spin while they wait take the cores from the other processes; read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A GPU's kernels are interpreted here; read when the package that compiles them is imported, which torch may do at any time.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 TAKEN_LATE: Final = ("tests/triton/test_exporter", "tests/engine/")
 AUDIT: Final = pytest.StashKey[Report]()
 

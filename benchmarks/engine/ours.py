@@ -18,7 +18,7 @@ from torch import Tensor
 
 from transcriber_engine.audio import SAMPLE_RATE_HZ, Samples
 from transcriber_engine.decoding import PairDecoder
-from transcriber_engine.head import ScreenedHead
+from transcriber_engine.head import DraftHead, ScreenedHead
 from transcriber_engine.mel import log_mel
 from transcriber_engine.pair import DecoderPair
 from transcriber_engine.scheduler import Scheduler
@@ -151,11 +151,16 @@ class Ours:
 def shape_of(pair: DecoderPair) -> Shape:
     """Return the dimensions of a pair, and what of it is kept in half precision."""
     config = pair.config
-    target = Stack(config.decoder_layers, config.vocab_size, half_head=isinstance(pair.target.head, ScreenedHead))
+    target = Stack(
+        config.decoder_layers,
+        config.vocab_size,
+        half_head=isinstance(pair.target.head, ScreenedHead),
+        frame_bytes=pair.target.frames_dtype.itemsize,
+    )
     draft = Stack(0, 0)
     if pair.draft is not None:
-        half = pair.draft.frames_dtype is torch.bfloat16
-        draft = Stack(len(pair.draft.layers), pair.draft.head.ids, half_layers=half, half_head=half)
+        half, frames = isinstance(pair.draft.head, DraftHead), (pair.draft.frames_dtype.itemsize, pair.draft.frame_step)
+        draft = Stack(len(pair.draft.layers), pair.draft.head.ids, half, half, *frames)
     return Shape(
         config.d_model,
         config.decoder_ffn_dim,

@@ -1,6 +1,7 @@
 """Where the engine's time goes: seconds by part, taken on the engine as it runs, next to the least that each part needs.
 
-On a CPU operators run one after another, so a clock around a part measures it. Parts inside others are taken out of them.
+On a CPU operators run one after another, so a clock around a part measures it. The compiled steps of a forward pass are run one at
+a time for that, which costs some microseconds more for each.
 """
 
 from collections import defaultdict
@@ -9,12 +10,13 @@ from contextlib import ExitStack, contextmanager
 from time import perf_counter
 from typing import Any
 
-import torch
+import numpy as np
 from benchmarks.engine.clips import Clip
 from benchmarks.engine.ours import Ours
+from numpy.typing import NDArray
 from torch import nn
 
-from transcriber_engine import decoder as decoder_module
+from transcriber_engine.compiled_decoder import CompiledDecoder
 
 
 class Profiled(Ours):
@@ -26,25 +28,20 @@ class Profiled(Ours):
         with ExitStack() as stack:
             for decoder in (self.pair.target, self.pair.draft):
                 if decoder is not None:
-                    stack.enter_context(clocks.on_module(decoder.head, "heads"))
-                    for name, module in decoder.layers.named_modules():
-                        if _is_linear(module):
-                            part = "cross-attention keys and values" if name.endswith("cross_kv") else "linear layers"
-                            stack.enter_context(clocks.on_module(module, part))
-            stack.enter_context(clocks.on_attention())
+                    stack.enter_context(clocks.on_methods(decoder.head, "heads", ("forward", "best")))
+                    for layer in decoder.layers:
+                        stack.enter_context(clocks.on_methods(layer.cross_kv, "cross-attention keys and values", ("forward",)))
+                    if decoder._compiled is not None:
+                        stack.enter_context(clocks.on_steps(decoder._compiled))
             run = self.transcribe(clips, concurrency)
         figures, parts = run.figures, dict(clocks.seconds)
         in_decoder = figures["admit_seconds"] + figures["draft_seconds"] + figures["verify_seconds"]
         # Prompts are read outside of admitting, drafting and verifying: what of them is no clocked part counts as the scheduler's.
         clocked = sum(parts.values())
         parts["log-mel and encoder"] = figures["encode_seconds"]
-        parts["rules, norms, embeddings, scheduler, Python"] = figures["decode_seconds"] - clocked
+        parts["rules, embeddings, scheduler, Python"] = figures["decode_seconds"] - clocked
         assert run.counts is not None
         return {"seconds": run.seconds, "parts": parts, "in_decoder_seconds": in_decoder, "counts": run.counts.as_json()}
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return not list(module.children()) and hasattr(module, "outputs")
 
 
 class Clocks:
@@ -54,39 +51,48 @@ class Clocks:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
-    def on_module(self, module: nn.Module, part: str) -> Iterator[None]:
-        """Clock the calls of a module."""
-        began = 0.0
-
-        def before(*_: object) -> None:
-            nonlocal began
-            began = perf_counter()
-
-        def after(*_: object) -> None:
-            self.seconds[part] += perf_counter() - began
-
-        handles = [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    def on_methods(self, module: nn.Module, part: str, names: Sequence[str]) -> Iterator[None]:
+        """Clock those of a module's methods that it has."""
+        methods = {name: method for name in names if (method := getattr(module, name, None)) is not None}
+        for name, method in methods.items():
+            setattr(module, name, self._clocked(part, method))
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            for name in methods:
+                delattr(module, name)  # the class's own again
 
     @contextmanager
-    def on_attention(self) -> Iterator[None]:
-        """Clock self- and cross-attention; the latter sees all frames, so that it is given nothing to hide."""
-        attend: Callable[..., torch.Tensor] = decoder_module.attend
-
-        def clocked(
-            query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, slots: torch.Tensor, visible: Any
-        ) -> torch.Tensor:
-            began = perf_counter()
-            mixed = attend(query, keys, values, slots, visible)
-            self.seconds["cross-attention" if visible is None else "self-attention"] += perf_counter() - began
-            return mixed
-
-        decoder_module.attend = clocked
+    def on_steps(self, decoder: CompiledDecoder) -> Iterator[None]:
+        """Clock the steps of a forward pass."""
+        sequence = decoder._sequence
+        decoder._sequence = _SteppedSequence(decoder, self.seconds)  # type: ignore[assignment]
         try:
             yield
         finally:
-            decoder_module.attend = attend
+            decoder._sequence = sequence
+
+    def _clocked(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            began = perf_counter()
+            result = method(*arguments, **named)
+            self.seconds[part] += perf_counter() - began
+            return result
+
+        return call
+
+
+class _SteppedSequence:
+    """A decoder's sequence, step by step."""
+
+    def __init__(self, decoder: CompiledDecoder, seconds: defaultdict[str, float]) -> None:
+        self._sequence, self._seconds = decoder._sequence, seconds
+        self._parts = dict.fromkeys(decoder._linear_steps, "linear layers") | dict.fromkeys(decoder._self_steps, "self-attention")
+        self._parts |= dict.fromkeys(decoder._cross_steps, "cross-attention")
+
+    def run(self, table: NDArray[np.int64]) -> None:
+        """See `Sequence.run`."""
+        for step in range(len(table)):
+            began = perf_counter()
+            self._sequence.run(table[step : step + 1])
+            self._seconds[self._parts.get(step, "norms, GELU, rounding")] += perf_counter() - began

@@ -28,8 +28,10 @@ class Stack:
 
     layers: int
     head: int
-    half_layers: bool = False  # and what they attend to of the audio
+    half_layers: bool = False
     half_head: bool = False
+    frame_bytes: int = 4  # of a component of a key or value of the audio
+    frame_step: int = 1  # of so many frames it attends to one
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ def encoder_flops(s: Shape) -> float:
     return convolutions + s.encoder_layers * (linear + attention)
 
 
-def cross_key_flops(s: Shape, layers: int) -> float:
+def cross_key_flops(s: Shape, stack: Stack) -> float:
     """FLOPs of laying out a window's cross-attention keys and values."""
-    return layers * 2 * s.frames * 2 * s.d_model**2
+    return stack.layers * 2 * s.frames / stack.frame_step * 2 * s.d_model**2
 
 
 def layer_weights(s: Shape) -> int:
@@ -122,15 +124,15 @@ class Work:
 def step_work(s: Shape, machine: Machine, stack: Stack, rows: int, tokens: int) -> dict[str, Work]:
     """Work by part of one step that runs so many tokens, over all of its rows."""
 
-    def work(flops: float, values: float, *, half: bool) -> Work:
-        return Work(flops / (machine.half_flops if half else machine.flops), values * BYTES[half] / machine.read_bytes)
+    def work(flops: float, read_bytes: float, *, half: bool) -> Work:
+        return Work(flops / (machine.half_flops if half else machine.flops), read_bytes / machine.read_bytes)
 
     weights, head = stack.layers * layer_weights(s), stack.head * s.d_model
-    keys = stack.layers * 2 * s.frames * s.d_model  # and values, of a row
+    keys = stack.layers * 2 * s.frames / stack.frame_step * s.d_model  # and values, of a row
     return {
-        "linear layers": work(2 * tokens * weights, weights, half=stack.half_layers),
-        "heads": work(2 * tokens * head, head, half=stack.half_head),
-        "cross-attention": work(2 * tokens * keys, rows * keys, half=stack.half_layers),
+        "linear layers": work(2 * tokens * weights, weights * BYTES[stack.half_layers], half=stack.half_layers),
+        "heads": work(2 * tokens * head, head * BYTES[stack.half_head], half=stack.half_head),
+        "cross-attention": work(2 * tokens * keys, rows * keys * stack.frame_bytes, half=stack.half_layers),
     }
 
 
@@ -149,10 +151,9 @@ def steps_of(s: Shape, counts: Counts) -> list[tuple[Stack, int, int, int]]:
 
 def window_seconds(s: Shape, machine: Machine, counts: Counts) -> dict[str, float]:
     """Least seconds, by part, of what is done once for a window."""
-    keys = counts.windows * cross_key_flops(s, s.target.layers) / machine.flops
-    keys += (
-        counts.drafted_windows * cross_key_flops(s, s.draft.layers) / (machine.half_flops if s.draft.half_layers else machine.flops)
-    )
+    keys = counts.windows * cross_key_flops(s, s.target) / machine.flops
+    draft_flops = machine.half_flops if s.draft.half_layers else machine.flops
+    keys += counts.drafted_windows * cross_key_flops(s, s.draft) / draft_flops
     return {"log-mel and encoder": counts.windows * encoder_flops(s) / machine.flops, "cross-attention keys and values": keys}
 
 
@@ -176,4 +177,5 @@ Limit = windows × (encoder + cross-attention keys and values) FLOPs / F + Σ ov
 verifications by the target, the draft's steps) of max(T·f / F, bytes / R), for T tokens of B rows. A token takes
 f = layers × (2 (6 d² + 2 d·ffn) + 4 · 1500 d) + 2 · head · d FLOPs; a step reads layers × (6 d² + 2 d·ffn) + head · d weights and
 B × layers × 2 × 1500 d keys and values, 4 bytes each. What our engine keeps in bfloat16 (the draft, and the first look of the
-target's head) counts with 2 bytes and the bfloat16 rate. Log-mel, norms, self-attention, rules and sampling count as nothing."""
+target's head) counts with 2 bytes and the bfloat16 rate, the draft's keys and values, of every second frame in int8, with 1 byte.
+Log-mel, norms, self-attention, rules and sampling count as nothing."""

@@ -140,7 +140,11 @@ def cheapest_path_starts(cost: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _probabilities(pair: DecoderPair, hidden: Tensor, text: Sequence[int]) -> list[float]:
-    """Probability of each token of text among all text, given those before it."""
+    """Probability of each token of text among all text, given those before it.
+
+    What decoding knew of its tokens does not say it: that is among what the rules allow, after timestamps and a prompt. The two
+    differ by 0.02 on average, and by up to a half.
+    """
     scores = F.linear(hidden, pair.target.embed_tokens[: pair.tokenizer.end_of_text]).float()
     chosen = torch.tensor(text, device=scores.device)
     probabilities: list[float] = scores.softmax(dim=-1).gather(1, chosen[:, None])[:, 0].tolist()

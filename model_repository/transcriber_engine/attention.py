@@ -1,10 +1,11 @@
 """Attention over slot caches, in which a query's result does not depend, bit for bit, on the queries beside it.
 
 Three ways: on a CPU for float32 queries a kernel compiled for it (attention_kernel.py); on a CPU otherwise torch's products, row by
-row; on a GPU torch's fused kernel for all rows at once.
+row; on a GPU a kernel compiled for it (attention_gpu.py), or torch's fused one, for all rows at once.
 """
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -32,24 +33,20 @@ def attend(query: Tensor, keys_t: Tensor, values: Tensor, slots: Tensor | None, 
     memory as it is said here, and a GPU's is a view of keys that lie as [slots, heads, T, head_dim].
     """
     if query.is_cuda:
+        if mix := gpu_kernel(query.shape[3]):
+            return mix(query, keys_t.mT, values, slots, visible)
         return _attend_together(query, keys_t, values, slots, _shown(visible, query, values))
     if slots is None:
         slots = torch.arange(len(query))
     cached = keys_t.dtype if keys_t.stride(3) == values.stride(3) == 1 else None
     compiled = query.dtype == torch.float32 and cached in (torch.float32, torch.bfloat16)
-    if compiled and (kernel := _kernel(query.shape[3], cached == torch.bfloat16)):
+    if compiled and (kernel := compiled_kernel(query.shape[3], values.dtype)):
         return kernel(query, keys_t, values, slots, visible)
     return _attend_row_by_row(query, keys_t, values, slots, _shown(visible, query, values))
 
 
-def warm_up(keys_t: Tensor, values: Tensor, query_dtype: torch.dtype) -> None:
-    """Compile, or measure, what attention over such a cache needs, lest the first request wait for it."""
-    heads, head_dim = keys_t.shape[1:3]
-    attend(keys_t.new_zeros(1, 1, heads, head_dim, dtype=query_dtype), keys_t[:1], values[:1], None, None)
-
-
 @cache
-def _kernel(head_dim: int, halved: bool) -> "Kernel | None":
+def compiled_kernel(head_dim: int, dtype: torch.dtype) -> "Kernel | None":
     """Return the compiled kernel, or None where something that it needs is missing."""
     try:
         from transcriber_engine.attention_kernel import Kernel, host_shape
@@ -57,12 +54,28 @@ def _kernel(head_dim: int, halved: bool) -> "Kernel | None":
     except ImportError as missing:
         LOG.warning("attention runs row by row, which is slower: %s; install `llvmlite`", missing)
         return None
-    shape = host_shape(head_dim, halved=halved)
+    shape = host_shape(head_dim, dtype)
     openmp = torch_openmp()
     if shape is None or openmp is None:
         LOG.warning("attention runs row by row, which is slower: no kernel for heads of %d on this processor and torch", head_dim)
         return None
     return Kernel(shape, openmp)
+
+
+@cache
+def gpu_kernel(head_dim: int) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor] | None:
+    """Return `attention_gpu.mix`, which was compiled and run once here, or None where that fails."""
+    try:
+        from transcriber_engine.attention_gpu import HEAD_DIMS, mix
+
+        if head_dim not in HEAD_DIMS:
+            raise ValueError(f"heads of {head_dim}")
+        small = torch.ones(1, 1, 1, head_dim, device="cuda", dtype=torch.float16)
+        mix(small, small, small, None, None)
+    except Exception as error:  # no such package, no C compiler for what it generates, or a device that it does not know
+        LOG.warning("attention is torch's own, which is slower: its kernel does not compile here: %s", error)
+        return None
+    return mix
 
 
 def _shown(visible: Tensor | None, query: Tensor, values: Tensor) -> Tensor | None:

@@ -25,6 +25,7 @@ class SlotCache:
     self_values: tuple[Tensor, ...]
     cross_keys: tuple[Tensor, ...]
     cross_values: tuple[Tensor, ...]
+    cross_scales: tuple[tuple[Tensor, Tensor], ...]  # of frames kept in int8, else none: float32 [slots, heads, head_dim] a layer
 
     @classmethod
     def allocate(
@@ -49,4 +50,9 @@ class SlotCache:
             return tuple(each.mT if device.type == "cuda" else each.view(slots, heads, head_dim, time) for each in buffers)
 
         text = positions + SCRATCH_POSITIONS
-        return cls(keys(dtype, text), values(dtype, text), keys(frames_dtype, frames), values(frames_dtype, frames))
+
+        def scale() -> Tensor:
+            return torch.zeros((slots, heads, head_dim), device=device)
+
+        scales = tuple((scale(), scale()) for _ in range(layers if frames_dtype == torch.int8 else 0))
+        return cls(keys(dtype, text), values(dtype, text), keys(frames_dtype, frames), values(frames_dtype, frames), scales)

@@ -1,7 +1,7 @@
 """Whisper's text decoder over slot caches: ragged rows of one batch, each at its own position."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,18 @@ from torch import Tensor, nn
 from transcriber_engine.attention import attend
 from transcriber_engine.cache import SlotCache
 from transcriber_engine.head import FullHead, Head
-from transcriber_engine.linear import InvariantLinear
+from transcriber_engine.linear import DraftLinear, InvariantLinear, PlainLinear, unpacked_product
 from transcriber_engine.ragged import RaggedTokens
+from transcriber_engine.row_grouping import FIXED
 from transcriber_engine.rules import Scores, Vocabulary
 
 if TYPE_CHECKING:
+    from transcriber_engine.compiled_decoder import CompiledDecoder
     from transcriber_engine.model_config import ModelConfig
 
+INT8_MOST: Final = 127
+FRAME_STEP: Final = 2
+"""Of so many frames, 20 ms apart, a draft attends to one: half the work, for a fortieth of its tokens a cycle."""
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
 ObserveQuery = Callable[[int, Tensor], None]
 """Is shown the number of a layer and its cross-attention queries [N, heads, head_dim], scaled."""
@@ -36,7 +41,7 @@ class DecoderLayer(nn.Module):
             bias = tensors.get(f"{prefix}.{name}.bias")  # keys have no bias in Whisper
             return weight, torch.zeros_like(weight[:, 0]) if bias is None else bias
 
-        def fused(*parts: tuple[Tensor, Tensor]) -> nn.Module:
+        def fused(*parts: tuple[Tensor, Tensor], linear: MakeLinear = linear) -> nn.Module:
             return linear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
 
         def query(name: str) -> tuple[Tensor, Tensor]:
@@ -52,7 +57,9 @@ class DecoderLayer(nn.Module):
         self.self_out = fused(weights("self_attn.out_proj"))
         self.cross_attn_norm = norm("encoder_attn_layer_norm")
         self.cross_query = fused(query("encoder_attn.q_proj"))
-        self.cross_kv = fused(weights("encoder_attn.k_proj"), weights("encoder_attn.v_proj"))
+        # Of a window's frames, which are always as many: libraries, which choose by that, have nothing to choose on a GPU.
+        kv_linear = PlainLinear if self.self_attn_norm[0].is_cuda else linear
+        self.cross_kv = fused(weights("encoder_attn.k_proj"), weights("encoder_attn.v_proj"), linear=kv_linear)
         self.cross_out = fused(weights("encoder_attn.out_proj"))
         self.ffn_norm = norm("final_layer_norm")
         self.fc1 = fused(weights("fc1"))
@@ -69,9 +76,10 @@ class DecoderLayer(nn.Module):
     def self_attention(self, x: Tensor, keys: Tensor, values: Tensor, tokens: RaggedTokens) -> Tensor:
         """Write the new keys and values where the tokens stand, then attend from each to all of its row up to it."""
         query, key, value = self.self_qkv(self.norm(x, self.self_attn_norm)).split(self.d_model, dim=-1)
-        keys[tokens.slots, :, :, tokens.positions] = self.split(key)
-        values[tokens.slots, :, tokens.positions] = self.split(value)
-        return self.self_out(_attend(self.split(query), keys, values, tokens, tokens.row_starts + 1))  # type: ignore[no-any-return]
+        count = len(tokens.ids)
+        keys[tokens.slots, :, :, tokens.positions] = self.split(key[:count])
+        values[tokens.slots, :, tokens.positions] = self.split(value[:count])
+        return self.self_out(_attend(self.split(query), keys, values, tokens, tokens.visible))  # type: ignore[no-any-return]
 
     def cross_query_of(self, x: Tensor) -> Tensor:
         """Queries of the encoder's frames, scaled: [N, d_model] -> [N, heads, head_dim]."""
@@ -87,7 +95,10 @@ class DecoderLayer(nn.Module):
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, tokens: RaggedTokens, visible: Tensor | None) -> Tensor:
-    """Attend, block by block of rows of one width: [N, heads, head_dim] -> [N, d_model]; `visible` [B] as in `attend`."""
+    """Attend, block by block of rows of one width: [N, heads, head_dim] -> [N, d_model]; `visible` [B] as in `attend`.
+
+    What fills the rows up, after those of the tokens, comes out as anything.
+    """
     mixed = [
         attend(
             block.of_tokens(query),
@@ -98,7 +109,10 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, tokens: RaggedTokens, v
         ).flatten(2)
         for block in tokens.blocks
     ]
-    return torch.cat([each.flatten(0, 1) for each in mixed]) if len(mixed) > 1 else mixed[0].flatten(0, 1)
+    flat = [each.flatten(0, 1) for each in mixed]
+    if len(query) > len(tokens.ids):
+        flat.append(query[len(tokens.ids) :].flatten(1))
+    return torch.cat(flat) if len(flat) > 1 else flat[0]
 
 
 class Decoder(nn.Module):
@@ -117,7 +131,8 @@ class Decoder(nn.Module):
         """Build from tensors named `model.decoder.…`, already of their type and on their device; KeyError names a missing one.
 
         Without a `head` all ids are scored in full. `linear` makes the layers' products of a weight and a bias. An `approximate`
-        decoder of float32 on a CPU keeps what it attends to of the audio in bfloat16.
+        decoder of float32 on a CPU keeps what it attends to of the audio in bfloat16; one of `DraftLinear` in int8, and of every
+        second frame alone.
         """
         super().__init__()
         prefix = "model.decoder"
@@ -128,8 +143,15 @@ class Decoder(nn.Module):
         self.embed_tokens = tensors[f"{prefix}.embed_tokens.weight"]
         self.embed_positions = tensors[f"{prefix}.embed_positions.weight"]
         self.layer_norm = tensors[f"{prefix}.layer_norm.weight"], tensors[f"{prefix}.layer_norm.bias"]
-        self.frames_dtype = torch.bfloat16 if approximate else self.embed_tokens.dtype
+        # A draft's layers are compiled or not at all; what of them reads int8 is compiled too.
+        is_compiled_draft = approximate and linear is DraftLinear
+        self.frames_dtype = self.embed_tokens.dtype if not approximate else torch.int8 if is_compiled_draft else torch.bfloat16
+        self.frame_step = FRAME_STEP if is_compiled_draft else 1
+        self._embedding_product = unpacked_product(self.embed_tokens)
         self.head = FullHead(self.embed_tokens, linear) if head is None else head
+        self._compiled = _compiled(list(self.layers), self.layer_norm, self.frames_dtype)  # type: ignore[arg-type]
+        # Where a product always has as many rows (linear.py), they are filled up once, not before each of them.
+        self.rows_at_once = FIXED[0] if linear is InvariantLinear and self.embed_tokens.is_cuda else 1
 
     @property
     def device(self) -> torch.device:
@@ -144,7 +166,7 @@ class Decoder(nn.Module):
             self.heads,
             self.head_dim,
             self.config.max_target_positions,
-            self.config.max_source_positions,
+            -(-self.config.max_source_positions // self.frame_step),
             self.embed_tokens.dtype,
             self.frames_dtype,
             self.device,
@@ -152,24 +174,40 @@ class Decoder(nn.Module):
 
     def admit(self, cache: SlotCache, slot: int, hidden: Tensor) -> None:
         """Fill the cross-attention cache of a slot from the encoder's hidden states [frames, d_model]."""
+        d_model, hidden = self.config.d_model, hidden[:: self.frame_step]
         for i, layer in enumerate(self.layers):
-            key, value = layer.cross_kv(hidden.to(self.embed_tokens.dtype)).split(self.config.d_model, dim=-1)  # type: ignore[operator]
-            cache.cross_keys[i][slot] = key.view(-1, self.heads, self.head_dim).permute(1, 2, 0)
+            pair: Tensor = layer.cross_kv(hidden.to(self.embed_tokens.dtype))  # type: ignore[operator]  # [frames, 2 d_model]
+            if cache.cross_scales:
+                scales = pair.abs().amax(dim=0).clamp_min(torch.finfo().tiny) / INT8_MOST
+                for kept, own in zip(cache.cross_scales[i], torch.split(scales, d_model), strict=True):
+                    kept[slot] = own.view(self.heads, -1)
+                pair = (pair / scales).round_()
+            key, value = torch.split(pair.to(self.frames_dtype), d_model, dim=-1)
+            keys_t = cache.cross_keys[i][slot]
+            if keys_t.is_contiguous():  # as a matrix, of its own type: torch transposes that four times as fast
+                keys_t.view(d_model, -1).copy_(key.contiguous().t())
+            else:
+                keys_t.copy_(key.view(-1, self.heads, self.head_dim).permute(1, 2, 0))
             cache.cross_values[i][slot] = value.view(-1, self.heads, self.head_dim).transpose(0, 1)
 
     def forward(self, cache: SlotCache, tokens: RaggedTokens, observe: ObserveQuery | None = None) -> Tensor:
         """Run N tokens; returns hidden [N, d_model]."""
         last = self.embed_positions.shape[0] - 1
         x = self.embed_tokens[tokens.ids] + self.embed_positions[tokens.positions.clamp(max=last)]
+        if self._compiled is not None:
+            return self._compiled(cache, x, tokens, observe)
+        count = len(x)
+        if missing := -count % self.rows_at_once:
+            x = F.pad(x, (0, 0, 0, missing), value=1)
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             x = x + layer.self_attention(x, cache.self_keys[i], cache.self_values[i], tokens)
             query = layer.cross_query_of(x)
             if observe is not None:
-                observe(i, query)
+                observe(i, query[:count])
             x = x + layer.cross_attention(query, cache.cross_keys[i], cache.cross_values[i], tokens)
             x = x + layer.feed_forward(x)
-        return F.layer_norm(x, (self.config.d_model,), *self.layer_norm)
+        return F.layer_norm(x[:count], (self.config.d_model,), *self.layer_norm)
 
     def score(self, hidden: Tensor, vocabulary: Vocabulary, opening: Tensor | None, *, with_mass: bool) -> Scores:
         """Score what may be said after hidden states [N, d_model]; see `rules.split_scores`."""
@@ -178,4 +216,14 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Score the whole vocabulary after one position, in float32: [d_model] -> [vocab_size]."""
-        return F.linear(hidden[None], self.embed_tokens)[0].float()
+        return self._embedding_product(hidden[None], self.embed_tokens)[0].float()
+
+
+def _compiled(layers: list[DecoderLayer], final_norm: tuple[Tensor, Tensor], frames_dtype: torch.dtype) -> "CompiledDecoder | None":
+    """Return the layers as one run of compiled steps, or None where they have to be torch's."""
+    try:
+        from transcriber_engine.compiled_decoder import CompiledDecoder
+
+        return CompiledDecoder(layers, final_norm, frames_dtype)
+    except (ImportError, ValueError):
+        return None

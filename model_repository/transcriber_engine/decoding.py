@@ -3,6 +3,7 @@
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -51,6 +52,14 @@ class PairDecoder:
         hidden = self.pair.target(self.cache, RaggedTokens.of_rows([(slot, 0, tokens)], self.device))
         return self.pair.target.logits(hidden[at])
 
+    def read_prompts(self, prompts: Sequence[tuple[int, Sequence[int], int]]) -> list[Tensor]:
+        """Do what `prefill` does for several slots, each given as it is there."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]))
+        rows = [(slot, 0, tokens) for slot, tokens, _ in (prompts[i] for i in order)]
+        hidden = self.pair.target(self.cache, RaggedTokens.of_rows(rows, self.device))
+        firsts = dict(zip(order, accumulate((len(tokens) for _, _, tokens in rows), initial=0), strict=False))
+        return [self.pair.target.logits(hidden[firsts[i] + at]) for i, (_, _, at) in enumerate(prompts)]
+
     @torch.inference_mode()
     def propose(self, rows: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:
         """Draft for each row its count of tokens; the longest drafts come first."""
@@ -72,19 +81,24 @@ class PairDecoder:
         return drafts, self.verify(rows, drafts)
 
     def calibrate(self, now: Callable[[], float] = time.perf_counter) -> Costs | None:
-        """Measure what drafting and verifying cost here, so that the draft length fits; also warms everything up."""
-        if self.max_draft_tokens == 0:
-            return None
+        """Measure what drafting and verifying cost here, so that the draft length fits; None where nothing drafts.
+
+        Whether or not, a window is taken through all that it needs, so that what is compiled or measured at its first use is so
+        before the first request. Overwrites the slots.
+        """
         draft_seconds: dict[int, float] = {}
         verify_seconds: dict[tuple[int, int], float] = {}
         prompt = [self.pair.tokenizer.start_of_transcript] * 4
+        self.admit(0, torch.zeros(self.pair.config.max_source_positions, self.pair.config.d_model), with_draft=True)
+        self.prefill(0, prompt, 0)
         for count in sorted({1, self.slots}):
             rows = [Row(slot, list(prompt), 4, 64, timestamps=False, draft_cap=1) for slot in range(count)]
-            for width in (1, 1 + min(self.max_draft_tokens, MEASURED_DRAFT_TOKENS)):
+            for width in sorted({1, 1 + min(self.max_draft_tokens, MEASURED_DRAFT_TOKENS)}):
                 drafts = [prompt[:1] * (width - 1)] * count
                 verify_seconds[count, width] = _best_seconds(lambda r=rows, d=drafts: self.verify(r, d), now)  # type: ignore[misc]
-            draft_seconds[count] = _best_seconds(lambda r=rows: self.propose(r, [2] * len(r)), now) / 2  # type: ignore[misc]
-        return fit_costs(draft_seconds, verify_seconds)
+            if self.max_draft_tokens:
+                draft_seconds[count] = _best_seconds(lambda r=rows: self.propose(r, [2] * len(r)), now) / 2  # type: ignore[misc]
+        return fit_costs(draft_seconds, verify_seconds) if self.max_draft_tokens else None
 
 
 def _keep_freed_memory() -> None:

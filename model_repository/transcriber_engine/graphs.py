@@ -14,69 +14,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from transcriber_engine.capture import Capture, CudaCapture, Run, bring, plainly
 from transcriber_engine.decoding import DraftSource, PairDecoder
 from transcriber_engine.draft_length import Costs
 from transcriber_engine.pair import DecoderPair
 from transcriber_engine.ragged import Block, RaggedTokens
 from transcriber_engine.rules import Prefix, choose, rule
-from transcriber_engine.speculation import (
-    Row,
-    Verified,
-    catch_up,
-    continue_rows,
-    draw,
-    prefix_of,
-    propose_by_lookup,
-)
+from transcriber_engine.slot_reader import SlotReader, Unread
+from transcriber_engine.speculation import Row, Verified, continue_rows, draw, prefix_of, propose_by_lookup
 
 ROW_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 48)
 ROWS_APART: Final = 64  # of the larger ones
 DRAFTS_APART: Final = 2
 NOT_GIVEN: Final = -1
 
-Run = Callable[[], None]
-
-
-class Capture(Protocol):
-    """Makes of a function on static buffers what does the same to them again, as often as it is called."""
-
-    def __call__(self, run: Run) -> Run:
-        """Return what repeats `run`, which may be called meanwhile."""
-
-
-def plainly(run: Run) -> Run:
-    """Capture nothing: call the function itself."""
-    return run
-
-
-class CudaCapture:
-    """Captures kernels as CUDA graphs, all in one pool of memory: no two run at once, and what one leaves there nobody reads."""
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, run: Run) -> Run:
-        """Run once, so that libraries make and measure what they need, then capture."""
-        run()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            run()
-        return graph.replay
-
 
 class Shape(NamedTuple):
-    """What a graph computes: rows, drafts for each, whether the draft model makes them, and whether the target judges them."""
+    """What a graph computes: rows, drafts for each, whether the draft model makes them and the target judges them.
+
+    `timed` is whether any of the rows may speak timestamps: their rules are half of a draft step's kernels.
+    """
 
     rows: int
     drafts: int
     drafting: bool
     verifying: bool
+    timed: bool
 
 
 class Column:
@@ -121,6 +89,29 @@ class GraphedDecoder(PairDecoder):
         self._row_buckets = row_buckets(slots)
         self._draft_buckets = draft_buckets(self.max_draft_tokens)
         self._runs: dict[Shape, Run] = {}
+        self._reader = SlotReader(pair.target, self.cache, self._capture)
+        self._draft_reader: SlotReader | None = None
+        if self._draft is not None and self._draft_cache is not None:
+            self._draft_reader = SlotReader(self._draft, self._draft_cache, self._capture)
+
+    @torch.inference_mode()
+    def admit(self, slot: int, hidden: Tensor, *, with_draft: bool) -> None:
+        """See `PairDecoder.admit`."""
+        self._reader.admit(slot, hidden)
+        if with_draft and self._draft_reader is not None:
+            self._draft_reader.admit(slot, hidden)
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Sequence[int], at: int) -> Tensor:
+        """See `PairDecoder.prefill`."""
+        return self.read_prompts([(slot, tokens, at)])[0]
+
+    @torch.inference_mode()
+    def read_prompts(self, prompts: Sequence[tuple[int, Sequence[int], int]]) -> list[Tensor]:
+        """See `PairDecoder.read_prompts`."""
+        self._reader.read([Unread(slot, 0, tokens[:at]) for slot, tokens, at in prompts if at])
+        states = self._reader.read([Unread(slot, at, tokens[at:]) for slot, tokens, at in prompts])
+        return [self.pair.target.logits(hidden) for hidden in states]
 
     @torch.inference_mode()
     def propose(self, rows: Sequence[Row], counts: Sequence[int]) -> list[list[int]]:
@@ -153,18 +144,23 @@ class GraphedDecoder(PairDecoder):
     @torch.inference_mode()
     def calibrate(self, now: Callable[[], float] = time.perf_counter) -> Costs | None:
         """Capture every cycle, the largest first, whose memory the others then share; and measure as `PairDecoder` does."""
-        for rows, drafts in product(reversed(self._row_buckets), reversed(self._draft_buckets)):
-            self._captured(Shape(rows, drafts, drafting=drafts > 0 and self._draft is not None, verifying=True))
+        buckets = product(reversed(self._row_buckets), reversed(self._draft_buckets), (True, False))
+        for rows, drafts, timed in buckets:
+            self._captured(Shape(rows, drafts, drafts > 0 and self._draft is not None, verifying=True, timed=timed))
+        for reader in (self._reader, self._draft_reader):
+            if reader is not None:
+                reader.capture_all()
         return super().calibrate(now)
 
     def _caught_up(self, rows: Sequence[Row], counts: Sequence[int]) -> list[int]:
         """Let the draft read what it missed, but for the last two tokens; how many tokens each row may draft then."""
-        possible = [count if len(row.tokens) > 1 else 0 for row, count in zip(rows, counts, strict=True)]
-        assert self._draft is not None
-        assert self._draft_cache is not None
-        for row, count in zip(rows, possible, strict=True):
-            if count and row.draft_length < len(row.tokens) - 2:
-                catch_up(self._draft, self._draft_cache, row, len(row.tokens) - 2)
+        most = self.max_draft_tokens
+        possible = [min(count, most) if len(row.tokens) > 1 else 0 for row, count in zip(rows, counts, strict=True)]
+        lagging = [row for row, count in zip(rows, possible, strict=True) if count and row.draft_length < len(row.tokens) - 2]
+        assert self._draft_reader is not None
+        self._draft_reader.read([Unread(row.slot, row.draft_length, row.tokens[row.draft_length : -2]) for row in lagging])
+        for row in lagging:
+            row.draft_length = len(row.tokens) - 2
         return possible
 
     def _run(
@@ -176,14 +172,14 @@ class GraphedDecoder(PairDecoder):
             drafts=(most := _bucket(self._draft_buckets, drafts)),
             drafting=drafting and most > 0,
             verifying=verifying,
+            timed=any(row.timestamps for row in rows),
         )
         state = torch.tensor(_idle_row(self.max_draft_tokens)).repeat(shape.rows, 1)
         slots = [row.slot for row in rows]
         state[slots, : Column.GIVEN] = _state_of(rows, prefix_of(rows, self.pair.vocabulary, state.device))
         for slot, tokens in zip(slots, given or (), strict=bool(given)):
             state[slot, Column.GIVEN : Column.GIVEN + len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        is_gpu = self.device.type == "cuda"
-        self._buffers.state[: shape.rows].copy_(state.pin_memory() if is_gpu else state, non_blocking=True)
+        bring(self._buffers.state[: shape.rows], state)
         self._captured(shape)()
         outcome: list[list[float]] = self._buffers.outcome[: shape.rows].tolist()
         return outcome
@@ -202,7 +198,7 @@ class GraphedDecoder(PairDecoder):
             penultimate_is_timestamp=state[:, Column.PENULTIMATE_IS_TIMESTAMP].bool(),
             last_timestamp=state[:, Column.LAST_TIMESTAMP],
             timestamps=state[:, Column.TIMESTAMPS].bool(),
-            any_timestamps=True,
+            any_timestamps=shape.timed,
         )
         drafts = self._drafted(state, prefix, shape)
         self._buffers.drafts[:rows, :count].copy_(drafts)

@@ -6,6 +6,7 @@ its weight at every call. Whatever library multiplies, rows come in groups that 
 """
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +23,6 @@ LOG = logging.getLogger(__name__)
 
 PACKED_FOR_ROWS: Final = 16  # the number of rows that oneDNN chooses the layout of a packed weight for
 INPUT_BLOCK: Final = 512  # a product over more inputs may be split among threads, and is added up in another order
-FEW_ROWS: Final = 16  # for more, multiplying bfloat16 is a gain that outweighs how oneDNN reads its weight
 
 
 class InvariantLinear(nn.Module):
@@ -34,7 +34,7 @@ class InvariantLinear(nn.Module):
         self.outputs, self.inputs = weight.shape
         self.kernel = ("linear", self.outputs, self.inputs, weight.dtype, weight.device)
         self.like = weight[:0, :0]
-        self.panels = None if weight.is_cuda or weight.dtype != torch.float32 else _panels(weight, bias, halved=False)
+        self.panels = None if weight.is_cuda or weight.dtype != torch.float32 else _panels(weight, bias)
         self.packed = None if self.panels is not None else _packed(weight)
         is_packed = self.panels is not None or self.packed is not None
         self.whole = weight if weight.is_cuda else None
@@ -69,6 +69,18 @@ class InvariantLinear(nn.Module):
         return self._product(row.expand(count, -1).contiguous())
 
 
+class PlainLinear(nn.Module):
+    """The same product by torch, of as many rows as there are: for what nothing exact depends on, or what has always as many."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer: [..., inputs] -> [..., outputs]."""
+        return F.linear(x, self.weight, self.bias)
+
+
 class PackedLinear(nn.Module):
     """The same product, of always as many rows, with Whisper's GELU after it where that is wanted; for oneDNN alone."""
 
@@ -84,30 +96,6 @@ class PackedLinear(nn.Module):
         return y
 
 
-class HalvedLinear(nn.Module):
-    """The same product in bfloat16 by oneDNN, for what nothing exact depends on."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.bias = None if bias is None else bias.bfloat16()
-        self.outputs, self.inputs = weight.shape
-        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), PACKED_FOR_ROWS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer: float32 [..., inputs] -> float32 [..., outputs]."""
-        return self.halved(x.bfloat16()).float()
-
-    def halved(self, x: Tensor) -> Tensor:
-        """Apply the layer: bfloat16 [..., inputs] -> bfloat16 [..., outputs]."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-        return y
-
-    @staticmethod
-    def is_fast() -> bool:
-        """Whether this processor multiplies bfloat16 itself."""
-        return torch.cpu._is_avx512_bf16_supported()
-
-
 def packs(weight: Tensor) -> bool:
     """Whether oneDNN multiplies by such a weight."""
     is_there = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -115,28 +103,27 @@ def packs(weight: Tensor) -> bool:
 
 
 class DraftLinear(nn.Module):
-    """The same product with its weight in bfloat16, for float32 rows of a draft, whose numbers nothing exact depends on.
+    """The same product of factors in bfloat16, for float32 rows of a draft, whose numbers nothing exact depends on.
 
     A step of a draft is over when its weights have been read: half the bytes are half the time.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Needs the kernel of pairs; see `compiled_kernel`."""
         super().__init__()
         self.outputs, self.inputs = weight.shape
-        self.few = _panels(weight, bias, halved=True)
-        self.many = HalvedLinear(weight, bias)
+        panels = _panels(weight, bias, paired=True)
+        assert panels is not None
+        self.panels = panels
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: float32 [..., inputs] -> float32 [..., outputs]."""
-        if self.few is None or x.numel() > FEW_ROWS * self.inputs:
-            y: Tensor = self.many(x)
-            return y
-        return self.few(x.reshape(-1, self.inputs)).view(*x.shape[:-1], self.outputs)
+        return self.panels(x.reshape(-1, self.inputs)).view(*x.shape[:-1], self.outputs)
 
 
-def _panels(weight: Tensor, bias: Tensor | None, *, halved: bool) -> "Panels | None":
+def _panels(weight: Tensor, bias: Tensor | None, *, paired: bool = False) -> "Panels | None":
     """Pack a weight for the compiled kernel; None where there is none."""
-    kernel = _kernel(halved)
+    kernel = compiled_kernel(paired=paired)
     if kernel is None:
         return None
     from transcriber_engine.linear_kernel import Panels
@@ -145,20 +132,33 @@ def _panels(weight: Tensor, bias: Tensor | None, *, halved: bool) -> "Panels | N
 
 
 @cache
-def _kernel(halved: bool) -> "Kernel | None":
-    """Return the compiled kernel, or None where something that it needs is missing."""
+def compiled_kernel(*, paired: bool = False, surveyed: bool = False, adds: bool = False) -> "Kernel | None":
+    """Return the kernel of a kind (linear_kernel.Shape), or None where something that it needs is missing."""
     try:
         from transcriber_engine.linear_kernel import Kernel, host_shape
         from transcriber_engine.vector_code import torch_openmp
     except ImportError as missing:
         LOG.warning("linear layers are a library's, which are slower: %s; install `llvmlite`", missing)
         return None
-    shape = host_shape(halved=halved)
-    openmp = torch_openmp()
+    shape, openmp = host_shape(paired=paired, surveyed=surveyed, adds=adds), torch_openmp()
     if shape is None or openmp is None:
-        LOG.warning("linear layers are a library's, which are slower: no kernel for this processor and torch")
+        if not paired:  # many a good processor has no pairs
+            LOG.warning("linear layers are a library's, which are slower: no kernel for this processor and torch")
         return None
     return Kernel(shape, openmp)
+
+
+def unpacked_product(weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the fastest product `(rows, weight)` for one row and a weight that is not to be held twice.
+
+    oneDNN reads it with all cores, torch's own library with one.
+    """
+    return _of_onednn if packs(weight) else F.linear
+
+
+def _of_onednn(rows: Tensor, weight: Tensor) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
+    return y
 
 
 def _packed(weight: Tensor) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -36,6 +37,11 @@ class RaggedTokens:
     row_slots: Tensor | None  # [B]; None: row b is slot b
     row_starts: Tensor  # [B], the position of a row's first token
     blocks: tuple[Block, ...]
+
+    @cached_property
+    def visible(self) -> Tensor:
+        """How many keys of its row the first token of each row sees, itself among them: [B]."""
+        return self.row_starts + 1
 
     @classmethod
     def of_equal_rows(cls, slots: Tensor | None, ids: Tensor, starts: Tensor) -> "RaggedTokens":

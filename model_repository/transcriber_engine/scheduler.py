@@ -39,8 +39,8 @@ class _Active:
     claim: Claim
     row: Row
     language: str
-    no_speech_prob: float
     acceptance: Acceptance
+    no_speech_prob: float = 0.0  # until its prompt is read
     is_loop: bool = False  # decoding was ended, since it repeated itself
     output_tokens: int = 0  # committed, over all temperatures
 
@@ -154,7 +154,7 @@ class Scheduler:
             pass
 
     def calibrate(self) -> None:
-        """Measure what drafting and verifying cost here, so that the draft length fits; also warms everything up."""
+        """Measure what drafting and verifying cost here, so that the draft length fits; also warms up all that a window needs."""
         self._costs = self.decoder.calibrate()
 
     def _drop_cancelled(self) -> None:
@@ -183,10 +183,12 @@ class Scheduler:
         return [waiting.job for waiting in taken]
 
     def _admit_waiting(self) -> None:
+        """Give slots to windows that wait for one, and read the prompts of all of them at once."""
+        before = len(self._active)
         while self._free:
             with self._changed:
                 if not self._waiting:
-                    return
+                    break
                 held = Counter(active.claim.request for active in self._active)
                 first = first_in_line([waiting.claim for waiting in self._waiting], held, self.slots)
                 waiting = self._waiting.pop(first)
@@ -200,6 +202,16 @@ class Scheduler:
                 waiting.job.on_done(error)
                 continue
             self._active.append(active)
+        if admitted := self._active[before:]:
+            self._read_prompts(admitted)
+
+    def _read_prompts(self, admitted: Sequence[_Active]) -> None:
+        tokenizer = self.pair.tokenizer
+        prompts = [(a.row.slot, a.row.tokens, a.row.tokens.index(tokenizer.start_of_transcript)) for a in admitted]
+        scores = self.decoder.read_prompts(prompts)
+        silent = [each.softmax(dim=-1)[tokenizer.no_speech] for each in scores]
+        for active, probability in zip(admitted, torch.stack(silent).tolist(), strict=True):
+            active.no_speech_prob = probability
 
     def _admit(self, waiting: _Waiting, slot: int) -> _Active:
         request, tokenizer = waiting.job.request, self.pair.tokenizer
@@ -215,12 +227,10 @@ class Scheduler:
             previous_text=request.previous_text,
             hotwords=request.hotwords,
         )
-        scores = self.decoder.prefill(slot, prompt, prompt.index(tokenizer.start_of_transcript))
         limit = min(self.pair.config.max_target_positions, len(prompt) + request.max_new_tokens)
         row = Row(slot, prompt, len(prompt), limit, timestamps=request.timestamps, draft_cap=cap)
-        no_speech = float(scores.softmax(dim=-1)[tokenizer.no_speech])
         acceptance = Acceptance(self._expectations[language, request.timestamps])
-        return _Active(waiting.job, waiting.claim, row, language, no_speech, acceptance)
+        return _Active(waiting.job, waiting.claim, row, language, acceptance)
 
     def _detect_language(self, slot: int) -> str:
         tokenizer = self.pair.tokenizer

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from transcriber_engine.cache import SlotCache
 from transcriber_engine.decoder import Decoder
+from transcriber_engine.head import DraftHead
 from transcriber_engine.ragged import Block, RaggedTokens
 from transcriber_engine.rules import Prefix, Vocabulary, advance, best, choose, rule, sample, split_scores
 
@@ -150,10 +151,14 @@ def continue_rows(
         starts = (ends[:count] + step - last.shape[1]).clamp(min=0)  # of a row of one token: ignored
         hidden = draft(cache, RaggedTokens.of_equal_rows(None if slots is None else slots[:count], last, starts))
         newest = hidden.unflatten(0, (count, -1))[:, -1]
-        scores = draft.score(newest, vocabulary, opening if step == 0 else None, with_mass=False)
-        ruled = rule(scores.of(Block(0, count, 0, 1)), last[:, -1:], prefix, vocabulary)
-        prefix = advance(prefix, last[:, -1], vocabulary)
-        last = best(ruled)
+        opens = opening if step == 0 else None
+        if isinstance(draft.head, DraftHead) and opens is None and not prefix.any_timestamps:
+            last = draft.head.best(newest)[:, None]
+        else:
+            scores = draft.score(newest, vocabulary, opens, with_mass=False)
+            ruled = rule(scores.of(Block(0, count, 0, 1)), last[:, -1:], prefix, vocabulary)
+            prefix = advance(prefix, last[:, -1], vocabulary)
+            last = best(ruled)
         proposed.append(last[:, 0])
     return proposed
 

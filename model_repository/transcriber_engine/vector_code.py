@@ -14,6 +14,7 @@ from llvmlite import binding, ir
 
 I1, I32, I64, F32, POINTER = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.PointerType()
 BF16: Final = ir.IntType(16)  # the upper half of a float32's bits: it is only ever widened
+INT8: Final = ir.IntType(8)
 NOTHING: Final = ir.VoidType()
 CACHE_LINE: Final = 64  # bytes
 
@@ -36,20 +37,42 @@ MANTISSA_BITS: Final = 23
 
 
 class Vectors(NamedTuple):
-    """Vector registers of a processor: floats in one of them, and how many there are to hold sums in."""
+    """A processor's vector registers: floats in one, how many there are to hold sums in, and if it adds products of bfloat16."""
 
     lanes: int
     sums: int
+    has_pairs: bool = False
+
+
+class _BFloat16(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+    """LLVM's own type, where an instruction asks for it."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat16)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat16)
 
 
 def host_vectors() -> Vectors | None:
     """Return those of this machine; None if it has no fused multiply-add."""
     features = binding.get_host_cpu_features()
     if features.get("avx512f"):
-        return Vectors(16, 24)
+        return Vectors(16, 24, has_pairs=bool(features.get("avx512bf16")))
     if features.get("fma"):
         return Vectors(8, 12)
     return Vectors(4, 24) if features.get("neon") else None
+
+
+class _FunctionPointer(ir.PointerType):  # type: ignore[misc]
+    """LLVM's opaque pointer, of which llvmlite wants to know the function."""
+
+    def __init__(self, function: ir.FunctionType) -> None:
+        super().__init__()
+        self.pointee = function
 
 
 class Code(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no types
@@ -83,6 +106,12 @@ class Code(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no types
         """a b + c, rounded once."""
         return self.intrinsic(f"llvm.fma.v{self.lanes}f32", self.vector, a, b, c)
 
+    def add_pairs(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a₀ b₀ + a₁ b₁ + c, where each float32 of a and b holds two of bfloat16; on processors with `has_pairs` alone."""
+        pairs = ir.VectorType(_BFloat16(), 2 * self.lanes)
+        halves = (self.bitcast(each, pairs) for each in (a, b))
+        return self.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", self.vector, c, *halves)
+
     def larger(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """Return the maximum in each lane."""
         return self.select(self.fcmp_ordered(">", a, b), a, b)
@@ -108,9 +137,13 @@ class Code(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no types
         return self.load(pointer, typ=kind or self.vector, align=None if kind else 4)
 
     def widened(self, pointer: ir.Value, kind: ir.Type) -> ir.Value:
-        """Read a vector of floats that lie as `kind`, F32 or BF16."""
+        """Read a vector of floats that lie as `kind`, F32, BF16 or INT8."""
         if kind == F32:
             return self.get(pointer)
+        if kind == INT8:
+            return self.sitofp(
+                self.sext(self.load(pointer, typ=ir.VectorType(INT8, self.lanes), align=1), self.integers), self.vector
+            )
         halves = self.load(pointer, typ=ir.VectorType(BF16, self.lanes), align=2)
         upper = self.shl(self.zext(halves, self.integers), ir.Constant(self.integers, [BF16.width] * self.lanes))
         return self.bitcast(upper, self.vector)
@@ -118,6 +151,10 @@ class Code(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no types
     def put(self, value: ir.Value, pointer: ir.Value) -> None:
         """Write a value; see `get`."""
         self.store(value, pointer, align=4 if value.type == self.vector else None)
+
+    def put_rounded(self, value: ir.Value, pointer: ir.Value) -> None:
+        """Write a vector of floats as bfloat16, rounded to nearest."""
+        self.store(self.fptrunc(value, ir.VectorType(_BFloat16(), self.lanes)), pointer, align=2)
 
     def space(self, kind: ir.Type, count: int = 1) -> ir.Value:
         """Return the address of space on the stack."""
@@ -150,6 +187,11 @@ class Code(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no types
         self.branch(head)
         self.position_at_end(end)
 
+    def call_address(self, address: ir.Value, *arguments: ir.Value) -> None:
+        """Call the function, which returns nothing, that stands at an address given as an integer."""
+        function = ir.FunctionType(NOTHING, [each.type for each in arguments])
+        self.call(self.inttoptr(address, _FunctionPointer(function)), arguments)
+
     def call_one(self, functions: Sequence[ir.Function], number: ir.Value, arguments: Sequence[ir.Value]) -> None:
         """Call function `number`, counted from 1."""
         after = self.append_basic_block()
@@ -172,12 +214,25 @@ class Code(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no types
         given = {name: self.get(self.at(arguments, i, I64), I64) for i, name in enumerate(names)}
         return given | {name: self.inttoptr(given[name], POINTER) for name in addresses}
 
+    @contextmanager
+    def tasks(self, arguments: ir.Value, count: ir.Value) -> Iterator[ir.Value]:
+        """For each task below `count` that no other thread has taken; the arguments begin with the number of the next one."""
+        begin, work, end = (self.append_basic_block() for _ in range(3))
+        self.branch(begin)
+        self.position_at_end(begin)
+        task = self.atomic_rmw("add", arguments, I64(1), "monotonic")
+        self.cbranch(self.icmp_signed("<", task, count), work, end)
+        self.position_at_end(work)
+        yield task
+        self.branch(begin)
+        self.position_at_end(end)
+
     def prefetch(self, pointer: ir.Value) -> None:
         """Ask for a cache line, for the second level: the first has no room for all that is asked for ahead."""
         self.intrinsic("llvm.prefetch.p0", NOTHING, pointer, I32(0), I32(2), I32(1))
 
     def copy(self, target: ir.Value, source: ir.Value, count: ir.Value, kind: ir.Type) -> None:
-        """Copy so many values of the `kind`, F32 or BF16."""
+        """Copy so many values of the `kind`, F32, BF16 or INT8."""
         self.intrinsic("llvm.memcpy.p0.p0.i64", NOTHING, target, source, self.mul(count, I64(bytes_of(kind))), I1(0))
 
     def exp(self, x: ir.Value) -> ir.Value:
@@ -194,8 +249,8 @@ class Code(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no types
 
 
 def bytes_of(kind: ir.Type) -> int:
-    """Return the size of an F32 or a BF16."""
-    return 4 if kind == F32 else 2
+    """Return the size of an F32, a BF16 or an INT8."""
+    return 4 if kind == F32 else kind.width // 8
 
 
 def compiled(module: ir.Module) -> Any:
@@ -227,10 +282,10 @@ class Team:
     def __init__(self, engine: Any, function: str, openmp: ctypes.CDLL) -> None:
         """`openmp` is any library that has the functions of GNU's OpenMP; AttributeError if it has not."""
         self._engine = engine
-        self._function = ctypes.c_void_p(engine.get_function_address(function))
+        self.address: int = engine.get_function_address(function)
         self._in_threads = openmp.GOMP_parallel
         self._in_threads.restype = None
 
     def run(self, arguments: "ctypes.Array[ctypes.c_int64]") -> None:
         """Have each thread call the function with the address of the arguments; returns when all are through."""
-        self._in_threads(self._function, arguments, torch.get_num_threads(), 0)
+        self._in_threads(ctypes.c_void_p(self.address), arguments, torch.get_num_threads(), 0)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from transcriber_engine.decoder import Decoder, MakeLinear
 from transcriber_engine.encoder import Encoder
-from transcriber_engine.head import FullHead, Head, ScreenedHead
-from transcriber_engine.linear import DraftLinear, HalvedLinear, InvariantLinear, packs
+from transcriber_engine.head import DraftHead, FullHead, Head, ScreenedHead
+from transcriber_engine.linear import DraftLinear, InvariantLinear, PlainLinear, compiled_kernel, packs
 from transcriber_engine.model_config import DRAFT_FILE, TARGET_FILE, TOKENIZER_FILE, ModelConfig
 from transcriber_engine.pair import DecoderPair, vocabulary
 from transcriber_engine.rules import Vocabulary
@@ -48,7 +48,7 @@ def load_decoders(weights_dir: Path, precision: str, device: str, *, with_draft:
         shared = {name: tensor for name, tensor in tensors.items() if ".layers." not in name}
         own = _tensors(weights_dir / DRAFT_FILE, "model.decoder.", precision, device)
         fast = draft_linear(precision, device)
-        head = FullHead(embeddings[draft_head_ids(config, tokenizer, device)], fast)
+        head = draft_head(embeddings[draft_head_ids(config, tokenizer, device)], words, fast)
         draft = Decoder(config, shared | own, config.draft_decoder_layers, head, fast, approximate=rounded or fast is DraftLinear)
     return DecoderPair(config, tokenizer, words, target, draft)
 
@@ -64,15 +64,23 @@ def make_linear(precision: str) -> MakeLinear:
 
 def draft_linear(precision: str, device: str) -> MakeLinear:
     """Return the same for a draft: the fastest there is, for what a draft computes need not be exact."""
-    if precision == "float32" and device == "cpu" and HalvedLinear.is_fast():
+    if precision == "float32" and device == "cpu" and compiled_kernel(paired=True):
         return DraftLinear
-    return make_linear(precision)
+    return PlainLinear if device == "cuda" else make_linear(precision)
+
+
+def draft_head(weight: Tensor, words: Vocabulary, linear: MakeLinear) -> Head:
+    """Return a draft's head over the ids of `draft_head_ids`, the fastest there is."""
+    if linear is DraftLinear and (kernel := compiled_kernel(paired=True, surveyed=True)):
+        return DraftHead(weight, words.of_head(len(weight)), kernel)
+    return FullHead(weight, linear)
 
 
 def target_head(embeddings: Tensor, words: Vocabulary, linear: MakeLinear) -> Head:
     """Return the head over all ids that is fastest here; each finds the argmax itself."""
-    if linear is InvariantLinear and embeddings.dtype == torch.float32 and not embeddings.is_cuda and HalvedLinear.is_fast():
-        return ScreenedHead(embeddings, words, linear)
+    exact = linear is InvariantLinear and embeddings.dtype == torch.float32 and not embeddings.is_cuda
+    if exact and (kernel := compiled_kernel(paired=True, surveyed=True)):
+        return ScreenedHead(embeddings, words, linear, kernel)
     return FullHead(embeddings, linear)
 
 

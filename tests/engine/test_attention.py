@@ -10,7 +10,7 @@ from llvmlite import ir
 from torch import Tensor
 
 from transcriber_engine import attention, attention_kernel, row_grouping, vector_code
-from transcriber_engine.attention import attend, warm_up
+from transcriber_engine.attention import attend
 from transcriber_engine.attention_kernel import Kernel, Shape
 from transcriber_engine.row_grouping import ALONE, RowGrouping
 from transcriber_engine.vector_code import NOTHING, POINTER, Code, compiled
@@ -22,7 +22,7 @@ CROSS, TEXT, TOY = (8, 64, 1500), (8, 64, 465), (2, 8, 6)  # heads, head_dim, ke
 @pytest.fixture(params=["compiled", "torch"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "torch":
-        monkeypatch.setattr(attention, "_kernel", lambda *_: None)
+        monkeypatch.setattr(attention, "compiled_kernel", lambda *_: None)
     return request.param
 
 
@@ -71,6 +71,18 @@ def test_keys_and_values_in_bfloat16_are_attended_to_as_the_floats_that_they_are
         result = attend(query, keys_t, values, slots, shown)
         assert result.dtype == torch.float32
         assert torch.equal(result, attend(query, keys_t.float(), values.float(), slots, shown))
+
+
+@pytest.mark.parametrize("queries", [1, 3, 19])
+def test_keys_and_values_in_int8_stand_for_their_products_with_scales(queries: int) -> None:
+    random = torch.Generator().manual_seed(queries)
+    keys_t, values = (torch.randint(-127, 128, each.shape, generator=random).to(torch.int8) for each in cache_of(*CROSS))
+    scales = torch.rand(2, SLOTS, *CROSS[:2], generator=random) / 64
+    query, slots = queries_of(3, queries, *CROSS[:2]), torch.tensor([2, 0, 3])
+    expected = reference(query, keys_t * scales[0][..., None], values * scales[1][:, :, None], slots, None)
+    kernel = attention.compiled_kernel(CROSS[1], torch.int8)
+    assert kernel is not None
+    assert error(kernel(query, keys_t, values, slots, None, (scales[0], scales[1])), expected) < 1e-5
 
 
 @pytest.mark.parametrize("queries", [1, 5, 8, 19, 230])
@@ -151,7 +163,7 @@ def test_other_types_are_computed_by_torch(dtype: torch.dtype, tolerance: float)
 def test_however_torch_must_group_the_queries_the_result_is_right(grouping: RowGrouping, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_grouping, "measure", lambda *_: grouping)
     monkeypatch.setattr(row_grouping, "_measured", {})
-    monkeypatch.setattr(attention, "_kernel", lambda *_: None)
+    monkeypatch.setattr(attention, "compiled_kernel", lambda *_: None)
     keys_t, values = cache_of(*TEXT)
     query, slots, visible = queries_of(2, 19, *TEXT[:2]), torch.tensor([1, 3]), torch.tensor([5, 300])
     expected = reference(query, keys_t, values, slots, visible)
@@ -164,7 +176,7 @@ def test_however_torch_must_group_the_queries_the_result_is_right(grouping: RowG
 )
 def test_code_for_vectors_of_any_size_is_right(lanes: int, sums: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_kernel, "BLOCK", 3)
-    kernel = Kernel(Shape(64, lanes, sums, dtype == torch.bfloat16), ctypes.CDLL(torch._C.__file__))
+    kernel = Kernel(Shape(64, lanes, sums, dtype), ctypes.CDLL(torch._C.__file__))
     keys_t, values = (each.to(dtype) for each in cache_of(*TEXT))
     query, slots, visible = queries_of(2, 7, *TEXT[:2]), torch.tensor([1, 3]), torch.tensor([5, 300])
     expected = reference(query, keys_t, values, slots, visible)
@@ -186,15 +198,15 @@ def test_the_code_suits_the_processor_and_the_size_of_heads(
     features: dict[str, bool], head_dim: int, shape: Shape | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vector_code.binding, "get_host_cpu_features", lambda: features)
-    assert attention_kernel.host_shape(head_dim) == shape
+    assert attention_kernel.host_shape(head_dim, torch.float32) == shape
 
 
 @pytest.fixture
 def anew():
     """Attention as in a process that has not looked for its kernel yet, before and after the test."""
-    attention._kernel.cache_clear()
+    attention.compiled_kernel.cache_clear()
     yield
-    attention._kernel.cache_clear()
+    attention.compiled_kernel.cache_clear()
 
 
 def test_without_llvmlite_torch_computes_and_a_warning_says_what_to_install(
@@ -214,16 +226,8 @@ def test_a_processor_without_a_kernel_is_named_in_a_warning(
 ) -> None:
     monkeypatch.setattr(attention_kernel, "host_shape", lambda *_, **__: None)
     with caplog.at_level(logging.WARNING):
-        assert attention._kernel(8, False) is None
+        assert attention.compiled_kernel(8, False) is None
     assert "no kernel for heads of 8 on this processor" in caplog.text
-
-
-def test_after_the_warm_up_nothing_is_compiled_or_measured(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys_t, values = cache_of(*TOY)
-    warm_up(keys_t, values, torch.float32)
-    monkeypatch.setattr(attention_kernel, "compiled", None)
-    monkeypatch.setattr(row_grouping, "measure", None)
-    attend(queries_of(3, 4, *TOY[:2]), keys_t, values, torch.tensor([2, 1, 0]), torch.tensor([1, 2, 3]))
 
 
 def test_a_query_that_is_not_a_number_shows_in_its_own_result_alone(way: str) -> None:

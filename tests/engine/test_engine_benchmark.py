@@ -1,19 +1,26 @@
 """The arithmetic behind the engine's benchmark: ratios, waits in line, the machine's limit, words at cuts, the report."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmarks import gpu
 from benchmarks.engine import __main__ as command
+from benchmarks.engine.audio import LongFile
 from benchmarks.engine.claims import claims
-from benchmarks.engine.clips import closed_loop
+from benchmarks.engine.clips import Piece, closed_loop
+from benchmarks.engine.cuts import errors_by_cuts
 from benchmarks.engine.figures import clips_of, distance, flatness, most_differing, percentile, queued, ratios, speed
 from benchmarks.engine.peers import openai_name
 from benchmarks.engine.report import markdown
 from benchmarks.engine.roofline import Counts, Machine, Shape, Stack, encoder_flops, least_by_part, limit_seconds, step_seconds
-from benchmarks.engine.words import cut_errors, invented_per_minute
+from benchmarks.engine.words import by_the_cut as harm
+from benchmarks.engine.words import cut_errors, invented_per_minute, wrong_words
+
+from transcriber_engine.audio import SAMPLE_RATE_HZ
 
 BASE = Shape(512, 2048, encoder_layers=6, mel_bins=80, frames=1500, target=Stack(6, 51865), draft=Stack(2, 9799))
 LAYER_WEIGHTS = 6 * 512**2 + 2 * 512 * 2048
@@ -83,9 +90,16 @@ def test_a_step_of_one_row_is_bound_by_reading_and_one_of_many_tokens_by_computi
 
 
 def test_a_draft_in_half_precision_reads_half_the_bytes() -> None:
-    half = replace(BASE.draft, half_layers=True, half_head=True)
+    half = replace(BASE.draft, half_layers=True, half_head=True, frame_bytes=2)
     full_seconds, half_seconds = (step_seconds(BASE, MACHINE, stack, 1, 1) for stack in (BASE.draft, half))
     assert half_seconds == pytest.approx(full_seconds / 2)
+
+
+def test_a_draft_that_attends_to_every_second_frame_in_int8_reads_an_eighth_of_them() -> None:
+    fewer = replace(BASE.draft, frame_bytes=1, frame_step=2)
+    full_seconds, fewer_seconds = (step_seconds(BASE, MACHINE, stack, 16, 1) for stack in (BASE.draft, fewer))
+    keys = 4 * 2 * 2 * 1500 * 512
+    assert full_seconds - fewer_seconds == pytest.approx(7 / 8 * 16 * keys / 35e9)
 
 
 def test_the_limit_adds_up_every_step_that_happened_and_parts_are_no_less() -> None:
@@ -124,6 +138,114 @@ def test_words_lost_and_doubled_next_to_a_cut_are_told_from_those_elsewhere() ->
 def test_a_word_that_a_cut_halves_counts_as_doubled() -> None:
     halved = cut_errors("the old baker wonderful garden was here", ["the old baker wonder", "ful garden was here"])
     assert (halved.doubled_at_cuts, halved.misheard) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("uncut", "by_the_cut"),
+    [
+        ("four five six seven eight nine ten", (1, 0)),
+        ("four five six eight nine ten", (0, 0)),
+        ("four five six sevens eight nine ten", (1, 0)),
+        ("four five seven eight nine ten", (0, 0)),  # which of two neighbours is lost is a matter of the alignment
+        ("four six seven eight nine ten", (1, 0)),  # what is lost further away is no excuse
+    ],
+)
+def test_a_word_lost_at_a_cut_is_the_cuts_doing_unless_it_is_lost_without_the_cut_too(
+    uncut: str, by_the_cut: tuple[int, int]
+) -> None:
+    said = "one two three four five six seven eight nine ten"
+    [wrong] = wrong_words(said, ["one two three four five six", "eight nine ten"])
+    also = wrong_words("four five six seven eight nine ten", [uncut])
+    assert harm(wrong, also, skipped=3) == by_the_cut
+
+
+def test_words_that_the_model_hears_as_more_words_with_and_without_the_cut_are_not_the_cuts_doing() -> None:
+    said = "until the lamps were lit the captain read a letter"
+    [wrong] = wrong_words(said, ["until the lamps were lit", "the cap and read a letter"])
+    assert (wrong.cut, wrong.doubled, wrong.misheard) == (0, 1, 1)
+    assert harm(wrong, wrong_words(said, ["until the lamps were lit the capped and read a letter"]), skipped=0) == (0, 0)
+    assert harm(wrong, wrong_words(said, [said]), skipped=0) == (0, 1)
+
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+FILE = LongFile(
+    np.arange(60 * SAMPLE_RATE_HZ, dtype=np.float32),
+    tuple(f"sentence number {number}" for number in NUMBERS),
+    tuple((second * SAMPLE_RATE_HZ, (second + 5) * SAMPLE_RATE_HZ) for second in range(0, 60, 6)),
+)
+
+
+def test_sentences_around_a_cut_are_whole_and_their_sound_lies_between_two_silences() -> None:
+    assert FILE.sentences[FILE.around(30.2)] == ("sentence number five", "sentence number six", "sentence number seven")
+    sound = FILE.sound(FILE.around(30.2)) / SAMPLE_RATE_HZ
+    assert sound.shape[0] == (17 + 2 * 0.4) * SAMPLE_RATE_HZ
+    assert (sound[0], sound[6400], sound[-1]) == (0, 24, 0)
+    assert FILE.sentences[FILE.around(200.0)] == ()
+
+
+def hearing(*texts: str | None) -> tuple[list[float], Callable[[np.ndarray], str | None]]:
+    """A model that hears these texts one after another, and the seconds that it was given."""
+    seconds: list[float] = []
+
+    def hear(samples: np.ndarray) -> str | None:
+        seconds.append(round(samples.shape[0] / SAMPLE_RATE_HZ, 1))
+        return texts[len(seconds) - 1]
+
+    return seconds, hear
+
+
+WHOLE = "sentence number five sentence number six sentence number seven"
+
+
+@pytest.mark.parametrize(
+    ("heard", "lost"),
+    [
+        pytest.param([WHOLE, "sentence number five", "sentence number six"], 1, id="right without the cut"),
+        pytest.param(
+            [WHOLE.replace("sentence number six", "number six"), "sentence number five", "sentence number six"], 0, id="lost uncut"
+        ),
+        pytest.param([WHOLE, "sentence number five", "number six"], 0, id="lost alone"),
+        pytest.param([WHOLE, "number five", "sentence number six"], 1, id="another lost"),
+        pytest.param([None, None, None], 1, id="not heard again"),
+    ],
+)
+def test_a_word_lost_at_a_cut_is_charged_to_it_if_it_is_right_wherever_the_sentence_is_heard_without_it(heard, lost) -> None:
+    before, after = (" ".join(FILE.sentences[chosen]) for chosen in (slice(5), slice(5, None)))
+    seconds, hear = hearing(*heard)
+    pieces = [Piece(0.0, before), Piece(30.2, after.removeprefix("sentence "))]
+    assert errors_by_cuts(FILE, pieces, hear) == {"lost_by_cuts": lost, "doubled_by_cuts": 0}
+    assert seconds == [17.8, 5.8, 5.8]
+
+
+@pytest.mark.parametrize(("later", "lost"), [("number one", 0), ("sentence number", 1), ("sentence number one", 1)])
+def test_a_word_lost_at_a_cut_is_not_charged_to_it_where_its_sentence_loses_it_away_from_cuts_too(later: str, lost: int) -> None:
+    sentences = ("a first one", "sentence number one", "another number two", "sentence number one", "a last one")
+    file = replace(FILE, sentences=sentences, spans=FILE.spans[:5])
+    pieces = [Piece(0.0, "a first one"), Piece(6.0, f"number one another number two {later} a last one")]
+    assert errors_by_cuts(file, pieces, lambda _: None) == {"lost_by_cuts": lost, "doubled_by_cuts": 0}
+
+
+def test_nothing_is_heard_again_where_no_word_at_a_cut_is_lost_or_doubled() -> None:
+    seconds, hear = hearing()
+    pieces = [Piece(0.0, FILE.said.removesuffix(" ten")), Piece(55.0, "tin")]
+    assert errors_by_cuts(FILE, pieces, hear) == {"lost_by_cuts": 0, "doubled_by_cuts": 0}
+    assert seconds == []
+
+
+def test_what_is_wrong_at_a_cut_is_charged_to_it_where_no_whole_sentence_is_near() -> None:
+    file = LongFile(np.zeros(60 * SAMPLE_RATE_HZ, np.float32), ("one two three four five six",), ((0, 60 * SAMPLE_RATE_HZ),))
+    pieces = [Piece(0.0, "one two three"), Piece(29.0, "three four five six")]
+    assert errors_by_cuts(file, pieces, hearing()[1]) == {"lost_by_cuts": 0, "doubled_by_cuts": 1}
+
+
+@pytest.mark.parametrize(("by_cuts", "is_met"), [({"lost_by_cuts": 0, "doubled_by_cuts": 0}, True), ({}, False)])
+def test_a_long_file_is_judged_by_what_its_cuts_do_and_by_all_that_is_wrong_at_them_where_that_is_not_known(
+    by_cuts: dict[str, int], is_met: bool
+) -> None:
+    errors = {"said": 9, "cuts": 2, "lost_at_cuts": 1, "doubled_at_cuts": 0, **by_cuts}
+    hour = {"kind": "hour", "speech": "sentences", "resident_bytes": [1, 1], "errors": errors}
+    [claim] = [claim for claim in claims([hour]) if claim.claim.endswith("by cuts")]
+    assert claim.is_met is is_met
 
 
 def test_invented_words_are_counted_by_the_minute_without_punctuation() -> None:

@@ -77,24 +77,24 @@ def test_another_seed_draws_other_tokens(pair, requests, alone):
     assert sum(drawn) > len(drawn) / 2
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+def counted(monkeypatch: pytest.MonkeyPatch, name: str, count: Callable[..., int]) -> list[int]:
     calls: list[int] = []
     method: Callable[..., object] = getattr(PairDecoder, name)
 
-    def call(self: PairDecoder, slot: int, *arguments: object, **named: object) -> object:
-        calls.append(slot)
-        return method(self, slot, *arguments, **named)
+    def call(self: PairDecoder, given: object, *arguments: object, **named: object) -> object:
+        calls.append(count(given))
+        return method(self, given, *arguments, **named)
 
     monkeypatch.setattr(PairDecoder, name, call)
     return calls
 
 
 def test_a_window_is_encoded_into_its_slot_and_its_prompt_read_once_however_often_it_is_decoded(pair, monkeypatch):
-    admitted, read = counted(monkeypatch, "admit"), counted(monkeypatch, "prefill")
+    admitted, read = counted(monkeypatch, "admit", lambda _: 1), counted(monkeypatch, "read_prompts", len)
     requests = requests_of(pair, 12, seed=6, temperature_fallback=True, language="en")
     _, scheduler = decode(pair, requests, slots=4, source="model", most=4)
     assert scheduler.counters.fallbacks > 5
-    assert len(admitted) == len(read) == len(requests)
+    assert sum(admitted) == sum(read) == len(requests)
 
 
 def test_a_window_cancelled_while_it_is_decoded_again_frees_its_slot(pair, requests, alone):

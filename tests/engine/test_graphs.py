@@ -13,12 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.engine.test_exactness import decode, random_request
 from tests.engine.toy import decoder_tensors, toy_config, toy_pair, toy_tokenizer
-from transcriber_engine import row_grouping
+from transcriber_engine import row_grouping, slot_reader
+from transcriber_engine.capture import Run, plainly
 from transcriber_engine.decoder import Decoder
 from transcriber_engine.decoding import DraftSource, PairDecoder
 from transcriber_engine.draft_length import Costs
-from transcriber_engine.graphs import GraphedDecoder, Run, Shape, draft_buckets, make_decoder, plainly, row_buckets
-from transcriber_engine.pair import DecoderPair
+from transcriber_engine.graphs import GraphedDecoder, Shape, draft_buckets, make_decoder, row_buckets
+from transcriber_engine.pair import DecoderPair, vocabulary
 from transcriber_engine.row_grouping import RowGrouping
 from transcriber_engine.rules import Vocabulary
 from transcriber_engine.scheduler import Scheduler
@@ -86,7 +87,9 @@ def test_calibration_captures_every_cycle_once_and_replays_it_ever_after() -> No
     decoder = GraphedDecoder(pair, 3, "model", 4, capture)
     assert decoder.calibrate() is not None
     cycles = [shape for shape in decoder._runs if shape.verifying and (shape.drafting or not shape.drafts)]
-    assert cycles == [Shape(rows, drafts, drafts > 0, True) for rows in (3, 2, 1) for drafts in (4, 2, 0)]
+    assert cycles == [
+        Shape(rows, drafts, drafts > 0, True, timed) for rows in (3, 2, 1) for drafts in (4, 2, 0) for timed in (True, False)
+    ]
     scheduler = Scheduler(pair, 3, "model", 4)
     scheduler.decoder = decoder
     before, outcomes = len(captured), []
@@ -96,7 +99,8 @@ def test_calibration_captures_every_cycle_once_and_replays_it_ever_after() -> No
     scheduler.run_until_idle()
     assert len(outcomes) == 9
     assert len(captured) == before
-    assert len(replayed) == scheduler.counters.cycles > 0
+    assert sum(number <= len(cycles) for number in replayed) == scheduler.counters.cycles > 0
+    assert set(replayed) - set(range(len(cycles) + 1)), "a window's encoding and prompt are replayed, too"
 
 
 def test_a_draft_that_lags_after_cycles_without_it_catches_up_and_drafts_as_if_it_had_not() -> None:
@@ -159,7 +163,8 @@ class AsksNothing(TorchDispatchMode):
 
 def fake_pair() -> DecoderPair:
     """A pair on a GPU that is not there: shapes and devices without numbers."""
-    config, tokenizer, words = toy_config(), toy_tokenizer(), toy_pair(0).vocabulary
+    config, tokenizer = toy_config(), toy_tokenizer()
+    words = vocabulary(config, tokenizer, torch.device("cpu"))
     on_gpu = {name: t.to("cuda") for name, t in decoder_tensors(config, 0).items()}
     fields = {name: getattr(words, name) for name in Vocabulary.__dataclass_fields__}
     moved = Vocabulary(
@@ -171,8 +176,40 @@ def fake_pair() -> DecoderPair:
     return DecoderPair(config, tokenizer, moved, Decoder(config, on_gpu, 2), Decoder(config, on_gpu, 2))
 
 
+def test_a_prompt_longer_than_is_read_at_once_leaves_what_one_that_is_read_whole_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slot_reader, "PROMPT_WIDTH", 2)
+    monkeypatch.setattr(slot_reader, "WIDEST", 32)
+    pair = toy_pair(9)
+    graphs, plain = GraphedDecoder(pair, 2, "model", 4), PairDecoder(pair, 2, "model", 4)
+    start = pair.tokenizer.start_of_transcript
+    tokens = [*([1, 2, 4, 6] * 9)[:35], start, 1, 2]  # to the last position but two
+    for at in (35, 0):
+        hidden = random_request(random.Random(9 + at)).hidden
+        scores = [each.prefill(1, tokens, at) for each in (graphs, plain) if each.admit(1, hidden, with_draft=True) is None]
+        assert torch.equal(*scores)
+        for caches in zip(graphs.cache.self_values, plain.cache.self_values, strict=True):
+            assert torch.equal(*(each[1, :, : len(tokens)] for each in caches))
+        cycles = [each.cycle([row(1, tokens)], [4]) for each in (graphs, plain)]
+        assert cycles[0] == cycles[1]
+
+
+def test_rows_that_fill_up_what_is_multiplied_together_change_nothing() -> None:
+    pair = toy_pair(10)
+    pair.target._compiled = None  # what is compiled for a CPU fills nothing up
+    requests = [random_request(random.Random(i)) for i in range(9)]
+    expected, _ = graphed(pair, requests, 3, "model", 4)
+    pair.target.rows_at_once = 8  # as on a GPU, where it is 128
+    assert graphed(pair, requests, 3, "model", 4)[0] == expected
+
+
 @pytest.mark.parametrize(
-    "shape", [Shape(4, 4, True, True), Shape(4, 0, False, True), Shape(2, 2, False, True), Shape(1, 2, True, False)]
+    "shape",
+    [
+        Shape(4, 4, True, True, True),
+        Shape(4, 0, False, True, False),
+        Shape(2, 2, False, True, True),
+        Shape(1, 2, True, False, False),
+    ],
 )
 def test_what_is_captured_asks_the_device_nothing_and_brings_it_nothing(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_grouping, "measure", lambda *_: RowGrouping(16, 16))
@@ -182,6 +219,18 @@ def test_what_is_captured_asks_the_device_nothing_and_brings_it_nothing(shape: S
         decoder = GraphedDecoder(fake_pair(), 4, "model", 4, plainly)
         with AsksNothing():
             decoder._compute(shape)
+
+
+def test_what_is_captured_of_a_window_asks_the_device_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_grouping, "measure", lambda *_: RowGrouping(16, 16))
+    monkeypatch.setattr(row_grouping, "_measured", {})
+    monkeypatch.setattr(Vocabulary, "of_head", lambda self, _: self)
+    with FakeTensorMode():
+        decoder = GraphedDecoder(fake_pair(), 4, "model", 4, plainly)
+        with AsksNothing():
+            decoder._reader._lay_out()
+            for shape in decoder._reader._states:
+                decoder._reader._read(shape)
 
 
 CORE = (
@@ -199,7 +248,7 @@ CORE = (
     "scheduler",
     "window",
 )
-ELSEWHERE = ("pydantic", "tokenizers", "safetensors", "onnx", "onnxruntime", "llvmlite", "av", "transformers")
+ELSEWHERE = ("pydantic", "tokenizers", "safetensors", "onnx", "onnxruntime", "llvmlite", "av", "transformers", "triton")
 
 
 def test_the_core_is_imported_where_there_is_nothing_but_torch_and_numpy() -> None:

@@ -17,7 +17,7 @@ SHAPES = [(512, 512), (2048, 512), (512, 2048), (51865, 512), (384, 1300)]
 @pytest.fixture
 def by_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products where the kernel cannot be compiled."""
-    monkeypatch.setattr(linear, "_kernel", lambda _: None)
+    monkeypatch.setattr(linear, "compiled_kernel", lambda **_: None)
 
 
 @pytest.fixture(params=["compiled", "by_library"])

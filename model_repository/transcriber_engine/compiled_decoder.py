@@ -15,7 +15,7 @@ from torch import Tensor
 from transcriber_engine import attention, attention_kernel, linear_kernel, row_kernel
 from transcriber_engine.cache import SlotCache
 from transcriber_engine.linear import compiled_kernel
-from transcriber_engine.linear_kernel import ROWS_AT_ONCE, Panels
+from transcriber_engine.linear_kernel import Panels, share_out
 from transcriber_engine.ragged import RaggedTokens
 from transcriber_engine.sequence import Sequence as StepSequence
 from transcriber_engine.vector_code import Team, host_vectors, torch_openmp
@@ -85,10 +85,8 @@ class CompiledDecoder:
         table, rows = self._table, len(tokens.row_starts)
         table[:, NEXT_TASK] = 0
         table[self._row_steps, ROWS["tasks"]] = count
-        parts = -(-count // ROWS_AT_ONCE)
-        table[self._linear_steps, LINEAR["count"]] = count
-        table[self._linear_steps, LINEAR["at_once"]] = -(-count // parts)
-        table[self._linear_steps, LINEAR["tasks"]] = table[self._linear_steps, LINEAR["panels"]] * parts
+        for name, words in share_out(count, table[self._linear_steps, LINEAR["panels"]]).items():
+            table[self._linear_steps, LINEAR[name]] = words
         firsts = [block.first_token + i * block.width for block in tokens.blocks for i in range(block.rows)]
         self._firsts = np.array([*firsts, count])
         self._visible = tokens.visible.contiguous()

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -240,8 +240,8 @@ class Panels:
         return out
 
 
-def share_out(count: int, panels: int) -> dict[str, int]:
-    """Return the worker's arguments that follow from the number of rows."""
+def share_out(count: int, panels: Any) -> dict[str, Any]:
+    """Return the worker's arguments that follow from the number of rows; of one product, or of an array of their panels."""
     parts = -(-count // ROWS_AT_ONCE)
     return {"count": count, "at_once": -(-count // max(parts, 1)), "tasks": panels * parts}
 

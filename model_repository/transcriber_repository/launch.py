@@ -42,8 +42,8 @@ PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 INTERPRETER_DIR: Final = "interpreter"
 # Encoder and decoder are processes of their own on the same cores, and take turns (turns.py). A thread that waits for the next step
 # of a turn must not sleep at once, since steps are ten millionths of a second apart; nor spin for milliseconds, as is the default,
-# when the turn is over. This is about a tenth of a millisecond.
-THREADS_WAIT: Final[Mapping[str, str]] = {"GOMP_SPINCOUNT": "20000"}
+# when the turn is over. This is about a tenth of a millisecond. numpy's own threads, which spin as well, are not needed at all.
+THREADS_WAIT: Final[Mapping[str, str]] = {"GOMP_SPINCOUNT": "20000", "OPENBLAS_NUM_THREADS": "1"}
 # The wheel's interpreter is isolated: it ignores PYTHONPATH and PYTHONDONTWRITEBYTECODE, but takes the virtual environment of the
 # first python3 on PATH. It gets one that holds this alone; otherwise models would import from elsewhere, or leave a __pycache__.
 SITE_CUSTOMIZE: Final = """\

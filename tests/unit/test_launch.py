@@ -105,6 +105,7 @@ def test_environment_lets_the_models_import_and_keeps_bytecode_out_of_the_reposi
     assert environment["LD_LIBRARY_PATH"] == "/python/lib:/wheel/libs:/own"
     assert environment["HOME"] == "/home"
     assert environment["GOMP_SPINCOUNT"] == "20000"
+    assert environment["OPENBLAS_NUM_THREADS"] == "1"
 
 
 def test_environment_puts_the_interpreter_of_the_models_first_on_path() -> None:

@@ -116,12 +116,13 @@ class CompiledDecoder:
 
     def _make_room(self, room: int) -> None:
         """Allocate buffers for so many tokens, and write the table anew."""
-        d, exact = self.d_model, torch.float32
-        read = torch.bfloat16 if self.paired else exact  # what the layers' products read
+        d = self.d_model
+        read = torch.bfloat16 if self.paired else torch.float32  # what the layers' products read
         self._room, self._cache = room, None
         self._x, self._normed, self._qkv = torch.empty(room, d), torch.empty(room, d, dtype=read), torch.empty(room, 3 * d)
         self._queries = [torch.empty(room, d) for _ in self.layers]
-        self._mixed, self._mixed_read = torch.empty(room, d), torch.empty(room, d, dtype=read)
+        self._mixed = torch.empty(room, d)
+        self._mixed_read = torch.empty(room, d, dtype=read) if self.paired else self._mixed
         self._wide, self._wide_read = torch.empty(room, self.ffn), torch.empty(room, self.ffn, dtype=read)
         self._steps: list[list[int]] = []
         self._teams: list[Team] = []  # held, since with a team goes the code that an address is of
@@ -135,11 +136,11 @@ class CompiledDecoder:
         self._norm(layer.self_attn_norm, self._normed)
         self._linear(self._normed, layer.self_qkv, self._qkv)
         self._attend(self._self_steps, self._self_attend, self._qkv, new=self._qkv)
-        self._linear(self._read(self._mixed), layer.self_out, self._x, adds=True)
+        self._linear(self._read_mixed(), layer.self_out, self._x, adds=True)
         self._norm(layer.cross_attn_norm, self._normed)
         self._linear(self._normed, layer.cross_query, queries)
         self._attend(self._cross_steps, self._cross_attend, queries)
-        self._linear(self._read(self._mixed), layer.cross_out, self._x, adds=True)
+        self._linear(self._read_mixed(), layer.cross_out, self._x, adds=True)
         self._norm(layer.ffn_norm, self._normed)
         self._linear(self._normed, layer.fc1, self._wide)
         self._rows("gelu", self._wide, self._wide_read)
@@ -148,11 +149,10 @@ class CompiledDecoder:
     def _norm(self, parameters: Parameters, out: Tensor) -> None:
         self._rows("norm", self._x, out, weight=parameters[0].data_ptr(), bias=parameters[1].data_ptr())
 
-    def _read(self, rows: Tensor) -> Tensor:
-        """What attention mixed, as products read it."""
-        if not self.paired:
-            return rows
-        self._rows("round", rows, self._mixed_read)
+    def _read_mixed(self) -> Tensor:
+        """Return what attention mixed, as products read it."""
+        if self.paired:
+            self._rows("round", self._mixed, self._mixed_read)
         return self._mixed_read
 
     def _rows(self, function: row_kernel.Function, rows: Tensor, out: Tensor, **words: int) -> None:

@@ -49,9 +49,9 @@ class PairDecoder:
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], at: int) -> Tensor:
         """Let the target read the tokens that open a slot's row; its scores after token `at`, no rules: float32 [vocab_size]."""
-        hidden = self.pair.target(self.cache, RaggedTokens.of_rows([(slot, 0, tokens)], self.device))
-        return self.pair.target.logits(hidden[at])
+        return self.read_prompts([(slot, tokens, at)])[0]
 
+    @torch.inference_mode()
     def read_prompts(self, prompts: Sequence[tuple[int, Sequence[int], int]]) -> list[Tensor]:
         """Do what `prefill` does for several slots, each given as it is there."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][1]))

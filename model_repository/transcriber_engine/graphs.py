@@ -102,11 +102,6 @@ class GraphedDecoder(PairDecoder):
             self._draft_reader.admit(slot, hidden)
 
     @torch.inference_mode()
-    def prefill(self, slot: int, tokens: Sequence[int], at: int) -> Tensor:
-        """See `PairDecoder.prefill`."""
-        return self.read_prompts([(slot, tokens, at)])[0]
-
-    @torch.inference_mode()
     def read_prompts(self, prompts: Sequence[tuple[int, Sequence[int], int]]) -> list[Tensor]:
         """See `PairDecoder.read_prompts`."""
         self._reader.read([Unread(slot, 0, tokens[:at]) for slot, tokens, at in prompts if at])

@@ -54,8 +54,7 @@ class InvariantLinear(nn.Module):
     def _product(self, rows: Tensor) -> Tensor:
         """[rows, inputs] -> [rows, outputs]."""
         if self.packed is not None:
-            y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
-            return y
+            return _of_onednn(rows, self.packed, self.bias)
         if self.whole is not None:
             return F.linear(rows, self.whole, self.bias)
         parts = torch.split(rows, INPUT_BLOCK, dim=1)
@@ -156,8 +155,8 @@ def unpacked_product(weight: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return _of_onednn if packs(weight) else F.linear
 
 
-def _of_onednn(rows: Tensor, weight: Tensor) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, None, "none", [], "")
+def _of_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return y
 
 

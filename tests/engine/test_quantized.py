@@ -1,7 +1,6 @@
 """The target in eight bits: its products are those of integers, and its tokens its own whatever is drafted or batched."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,14 +21,6 @@ from transcriber_engine.window import WindowRequest
 
 SHAPES = [(512, 512), (2048, 512), (512, 2048), (51865, 512), (384, 1300), (24, 16)]
 COUNTS = [1, 2, 3, 4, 5, 7, 8, 12, 16, 17, 31, 33, 80, 129, ROWS_AT_ONCE, ROWS_AT_ONCE + 1, 2 * ROWS_AT_ONCE + 3]
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -153,7 +153,7 @@ class Scaled:
     def claim_of(self, pod: Manifest) -> str:
         """Return the name of the NodeClaim behind the node of a pod."""
         node = pod["spec"]["nodeName"]
-        return next(item["metadata"]["name"] for item in self.owned("NodeClaim") if item["status"].get("nodeName") == node)
+        return next(item["metadata"]["name"] for item in self.owned("NodeClaim") if item.get("status", {}).get("nodeName") == node)
 
     def first_seen(self, kind: str, since: float) -> float | None:
         """When the first object of a kind was seen that was not there at a time; None if there was none since."""

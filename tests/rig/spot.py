@@ -41,7 +41,7 @@ class Spot:
     async def interrupt(self, claim: str, notice_seconds: float = NOTICE_SECONDS) -> "asyncio.Task[bool]":
         """Give notice to a NodeClaim's node; the task ends with it, and returns whether something still ran then."""
         claims = await self._client.resources.get(api_version=KARPENTER, kind="NodeClaim")
-        node = (await self._tell(claim, "SpotInterrupted"))["status"].get("nodeName")
+        node = (await self._tell(claim, "SpotInterrupted")).get("status", {}).get("nodeName")
         await claims.delete(name=claim, body={"propagationPolicy": "Background"})
         return asyncio.create_task(self._take_back(claim, node, notice_seconds))
 

@@ -115,7 +115,7 @@ async def test_an_interrupted_node_is_tainted_at_once_and_gone_when_the_notice_i
     provisioned: ControlPlane, namespace: str, spot: Spot
 ):
     provisioned.apply(node_pool(namespace, "spot"), gpu_pod("one", namespace, STUBBORN))
-    await until(lambda: any(claim["status"].get("nodeName") for claim in items(provisioned, "nodeclaims", namespace)))
+    await until(lambda: any(claim.get("status", {}).get("nodeName") for claim in items(provisioned, "nodeclaims", namespace)))
     where = (f"--namespace={namespace}", "--timeout=50s")
     await asyncio.to_thread(provisioned.kubectl, "wait", "--for=condition=Ready", "pod/one", *where)
     [claim] = items(provisioned, "nodeclaims", namespace)

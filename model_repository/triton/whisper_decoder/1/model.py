@@ -21,7 +21,9 @@ from transcriber_triton import protocol
 from transcriber_triton.metrics import Metrics
 
 WAIT_SECONDS = 0.1  # how often a wait looks whether the model is being unloaded
-TURN_SECONDS = 0.2  # of decoding while windows are encoded, each in a turn of its own: a few cycles
+# Of decoding between the encodings of two windows, with all slots in use; as much less as fewer are, down to one cycle. A cycle
+# reads all weights for however few rows: slots fill up first.
+TURN_SECONDS = 0.3
 
 COUNTERS = {
     "windows": "Windows decoded",
@@ -109,15 +111,19 @@ class TritonPythonModel:
             while self.scheduler.held or not self.stopping.is_set():
                 if self.scheduler.wait_for_work(WAIT_SECONDS):
                     with self.turns.turn():
-                        began = time.monotonic()
-                        while self.scheduler.step() and time.monotonic() < began + TURN_SECONDS:
-                            self._report()
+                        self._decode_a_turn()
                     self._report()
         except BaseException as error:
             self.failure = error
             pb_utils.Logger.log_error(f"the engine has stopped: {type(error).__name__}: {error}")
             self.scheduler.fail_all(error)
             raise
+
+    def _decode_a_turn(self) -> None:
+        began = time.monotonic()
+        while self.scheduler.step():
+            if time.monotonic() - began >= TURN_SECONDS * self.scheduler.active / self.scheduler.slots:
+                break
 
     def _start_metrics(self, model: str) -> None:
         self.metrics = Metrics(model)

@@ -1,6 +1,5 @@
 """A target and its draft at work in slots: what the scheduler decides about rows, done with tensors."""
 
-import ctypes
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -10,13 +9,12 @@ import torch
 from torch import Tensor
 
 from transcriber_engine.draft_length import Costs, fit_costs
+from transcriber_engine.memory import keep_freed_memory
 from transcriber_engine.pair import DecoderPair
 from transcriber_engine.ragged import RaggedTokens
 from transcriber_engine.speculation import Row, Verified, prefix_of, propose_by_lookup, propose_with_model, verify
 
 MEASURED_DRAFT_TOKENS = 4  # a common length: kernels get dearer in steps, and a line is drawn through what is measured
-KEPT_BYTES = 1 << 29
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 DraftSource = Literal["none", "model", "prompt_lookup"]
 
@@ -32,7 +30,7 @@ class PairDecoder:
         self.max_draft_tokens = max_draft_tokens if self.draft_source != "none" else 0
         self.device = pair.target.device
         if self.device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         self.cache = pair.target.allocate(slots)
         self._draft = pair.draft if self.draft_source == "model" else None
         self._draft_cache = self._draft.allocate(slots) if self._draft is not None else None
@@ -99,17 +97,6 @@ class PairDecoder:
             if self.max_draft_tokens:
                 draft_seconds[count] = _best_seconds(lambda r=rows: self.propose(r, [2] * len(r)), now) / 2  # type: ignore[misc]
         return fit_costs(draft_seconds, verify_seconds) if self.max_draft_tokens else None
-
-
-def _keep_freed_memory() -> None:
-    """Have malloc keep what a cycle frees for the next one.
-
-    Scores of a batch are tens of megabytes, which malloc would give back to the system after every cycle, and the system clear
-    again, page by page, for the next: a third of a cycle. Where malloc is not glibc's, it is left as it is.
-    """
-    if hasattr(library := ctypes.CDLL(None), "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _best_seconds(run: Callable[[], object], now: Callable[[], float], repeats: int = 3) -> float:

@@ -10,6 +10,7 @@ from transcriber_engine.decoder import Decoder, MakeLinear
 from transcriber_engine.encoder import Encoder
 from transcriber_engine.head import DraftHead, FullHead, Head, ScreenedHead
 from transcriber_engine.linear import DraftLinear, InvariantLinear, PlainLinear, compiled_kernel, packs
+from transcriber_engine.memory import keep_freed_memory
 from transcriber_engine.model_config import DRAFT_FILE, TARGET_FILE, TOKENIZER_FILE, ModelConfig
 from transcriber_engine.pair import DecoderPair, vocabulary
 from transcriber_engine.rules import Vocabulary
@@ -22,6 +23,8 @@ DRAFT_TEXT_IDS = 8192
 
 def load_encoder(weights_dir: Path, precision: str, device: str, *, for_export: bool = False) -> Encoder:
     """Load the encoder, as fast as it gets here, or as torch can export it; RuntimeError names what tensors are missing."""
+    if device == "cpu":
+        keep_freed_memory()
     tensors = _tensors(weights_dir / TARGET_FILE, "model.encoder.", precision, device)
     encoder = Encoder.from_tensors(ModelConfig.read(weights_dir), tensors)
     if precision == "int8":

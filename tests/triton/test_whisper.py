@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import grpc
 import jiwer
@@ -297,3 +298,12 @@ def test_a_draft_that_is_wrong_changes_nothing_of_the_transcript(
     record_property(
         f"draft with {name}", f"{speculation.accepted_tokens} of {speculation.draft_tokens} accepted, the same transcript"
     )
+
+
+def test_the_decoder_computes_in_its_engine_thread_alone(whisper: Whisper) -> None:
+    """A thread that ever computed has a team of its own; with more threads in teams than cores, OpenMP's no longer wait awake."""
+    whisper.ask(audio(recordings.files()["reading"][0]))
+    encoder, decoder = (
+        len(list(Path(f"/proc/{whisper.pid(name)}/task").iterdir())) for name in ("whisper_encoder", "whisper_decoder")
+    )
+    assert decoder == encoder + 1  # the encoder computes in its main thread

@@ -7,6 +7,8 @@ are full and as many windows wait for one, `execute` blocks: the backlog stays i
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,20 +43,18 @@ class TritonPythonModel:
     """Adapter around the scheduler and the thread that drives it."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the pair, measure it, start the engine's thread."""
+        """Start the engine's thread; return once it has loaded the pair and measured it."""
         self.settings = protocol.settings(args)
-        weights = protocol.repository_dir(args) / "weights"
-        pair = load_decoders(weights, self.settings.precision, self.settings.device, with_draft=self.settings.draft == "model")
-        self.tokenizer = pair.tokenizer
-        self.scheduler = Scheduler(pair, self.settings.slots, self.settings.draft, self.settings.max_draft_tokens)
         self.turns = Turns.offered(self.settings.device)
-        with self.turns.turn():
-            self.scheduler.calibrate()
         self.failure: BaseException | None = None
         self.stopping = threading.Event()
+        self.loaded: Future[None] = Future()
         self._start_metrics(args["model_name"])
-        self.thread = threading.Thread(target=self._drive, name="engine", daemon=True)
+        self.thread = threading.Thread(
+            target=self._run, args=(protocol.repository_dir(args) / "weights",), name="engine", daemon=True
+        )
         self.thread.start()
+        self.loaded.result()
 
     def execute(self, requests: list[Any]) -> list[None]:
         """Admit each request as soon as there is a slot for it; the answers come later."""
@@ -104,6 +104,26 @@ class TritonPythonModel:
             protocol.answer(sender, answer)
 
         return reply
+
+    def _run(self, weights: Path) -> None:
+        """Load and decode in one thread.
+
+        OpenMP gives each thread that ever computed a team of its own; with more threads in teams than cores, none waits awake.
+        """
+        try:
+            self._load(weights)
+        except BaseException as error:
+            self.loaded.set_exception(error)
+        else:
+            self.loaded.set_result(None)
+            self._drive()
+
+    def _load(self, weights: Path) -> None:
+        pair = load_decoders(weights, self.settings.precision, self.settings.device, with_draft=self.settings.draft == "model")
+        self.tokenizer = pair.tokenizer
+        self.scheduler = Scheduler(pair, self.settings.slots, self.settings.draft, self.settings.max_draft_tokens)
+        with self.turns.turn():
+            self.scheduler.calibrate()
 
     def _drive(self) -> None:
         """Run the engine; a failure ends the windows it held and every later request, loudly, instead of hanging them."""

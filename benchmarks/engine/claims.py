@@ -125,11 +125,9 @@ def machine_of(records: Sequence[Record]) -> tuple[Machine, Shape] | None:
 
 def _distance(records: Sequence[Record], at: int) -> Claim:
     claim, known = f"Whole time at {at} over the machine's limit", machine_of(records)
-    runs = clips_of(records, ENGLISH, "ours", at)
-    if known is None or not runs:
+    times = None if known is None else distance(clips_of(records, ENGLISH, "ours", at), known[1])
+    if times is None:
         return _unmeasured(claim, "≤ 1.6×")
-    machine, shape = known
-    times = distance(runs, shape, machine)
     return Claim(claim, "≤ 1.6×", f"{times:.2f}×", times <= 1.6)
 
 

@@ -86,9 +86,14 @@ def most_differing(runs: Sequence[Record], other: str) -> int | None:
     return max(counts, default=None)
 
 
-def distance(runs: Sequence[Record], shape: Shape, machine: Machine) -> float:
-    """Return the median over rounds of a run's seconds over the least that the machine needs for it."""
-    return median(run["seconds"] / limit_seconds(shape, machine, Counts.from_json(run["counts"])) for run in runs)
+def distance(runs: Sequence[Record], shape: Shape) -> float | None:
+    """Return the median over rounds of a run's seconds over the least that the machine, as measured just before, needs for it.
+
+    None where it was not measured.
+    """
+    if not runs or any(run.get("machine") is None for run in runs):
+        return None
+    return median(run["seconds"] / limit_seconds(shape, Machine(**run["machine"]), Counts.from_json(run["counts"])) for run in runs)
 
 
 def share(runs: Sequence[Record], part: str, whole: str) -> float:

@@ -1,13 +1,13 @@
 """The report as Markdown, from the records alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, Final
 
 from benchmarks.engine.claims import ENGLISH, MEBIBYTE, claims, draft_ratios, machine_of
 from benchmarks.engine.figures import Record, clips_of, distance, flatness, most_differing, of_kind, queued, ratios, share, speed
 from benchmarks.engine.lineup import ENTRANTS
-from benchmarks.engine.roofline import FORMULA, Counts, least_by_part
+from benchmarks.engine.roofline import FORMULA, Counts, Machine, least_by_part
 
 CONDITIONS: Final = """\
 Every peer has a process of its own and all cores; they run the same audio in turn, round after round, and a ratio is the median of
@@ -123,18 +123,27 @@ def _count(number: int | None) -> str:
 def distance_text(records: Sequence[Record]) -> str:
     """Say how far our runs are from the least that the machine needs."""
     known = machine_of(records)
-    if known is None:
-        return "Not measured."
-    machine, shape = known
+    shape = None if known is None else known[1]
+    runs = {(name, at): clips_of(records, ENGLISH, name, at) for name in ("ours", "ours-alone") for at in (1, 4, 16)}
     rows = [
-        (ENTRANTS[name].title, str(at), f"{distance(runs, shape, machine):.2f}×")
-        for name in ("ours", "ours-alone")
-        for at in (1, 4, 16)
-        if (runs := clips_of(records, ENGLISH, name, at))
+        (ENTRANTS[name].title, str(at), f"{times:.2f}×")
+        for (name, at), found in runs.items()
+        if shape is not None and (times := distance(found, shape)) is not None
     ]
-    rates = f"Measured: F = {machine.flops / 1e9:.0f} GFLOP/s in float32 products, {machine.half_flops / 1e9:.0f} in bfloat16, "
-    rates += f"R = {machine.read_bytes / 1e9:.1f} GB/s read."
+    if not rows:
+        return "Not measured."
+    machines = [Machine(**run["machine"]) for found in runs.values() for run in found if run.get("machine")]
+    rates = f"Measured just before each of these runs: F = {span(each.flops for each in machines)} GFLOP/s in float32 products, "
+    rates += (
+        f"{span(each.half_flops for each in machines)} in bfloat16, R = {span(each.read_bytes for each in machines)} GB/s read."
+    )
     return f"{table(('engine', 'at once', 'whole time over the limit'), rows)}\n\n{rates}\n\n{FORMULA}"
+
+
+def span(rates: Iterable[float]) -> str:
+    """Say from what to what some rates are, in billions a second."""
+    billions = [rate / 1e9 for rate in rates]
+    return f"{min(billions):.0f} to {max(billions):.0f}"
 
 
 def draft_table(records: Sequence[Record]) -> str:

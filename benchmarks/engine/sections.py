@@ -1,7 +1,7 @@
 """What is measured, section by section; each writes flat records as it goes, so that what was measured before Ctrl-C is kept."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,12 +13,14 @@ from benchmarks.engine.child import Child, ChildError
 from benchmarks.engine.clips import Clip, FileRun, Run
 from benchmarks.engine.cuts import errors_by_cuts
 from benchmarks.engine.lineup import ENTRANTS, start
+from benchmarks.engine.roofline import Machine
 from benchmarks.engine.words import cut_errors, invented_per_minute
 
 from transcriber_engine.audio import Samples
 
 Record = dict[str, Any]
 FILE_PEERS: Final = ("ours-files", "ours-triton", "fw", "fw-batch", "fw-int8-batch")
+LIMITED: Final = ("ours", "ours-alone")  # held against what the machine can do
 TOLD_ONCE_AT: Final = 4  # clients, between the two that claims speak of
 RESIDENT_SAMPLES: Final = 60  # of a long run, kept for the report
 NOISE_OPTIONS: Final[Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]]] = {
@@ -97,8 +99,10 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_clips(bench: Bench, workload: str, peer: str, clips: Sequence[Clip], concurrency: int, number: int) -> None:
-    """Have a peer transcribe, and record what it took and whether it heard what it must."""
+def run_clips(
+    bench: Bench, workload: str, peer: str, clips: Sequence[Clip], concurrency: int, number: int, machine: Machine | None = None
+) -> None:
+    """Have a peer transcribe, and record what it took, whether it heard what it must, and what the machine did just before."""
     run: Run | None = bench.call(peer, "transcribe", clips, concurrency)
     if run is None:
         return
@@ -118,6 +122,7 @@ def run_clips(bench: Bench, workload: str, peer: str, clips: Sequence[Clip], con
         "latencies": [round(answer.seconds, 4) for answer in run.answers],
         "figures": {name: round(value, 4) for name, value in run.figures.items()},
         "counts": None if run.counts is None else run.counts.as_json(),
+        "machine": None if machine is None else asdict(machine),
         "differing": {other: differing(bench, peer, other, clips, run) for other in ("hf", ENTRANTS[peer].exact_to) if other},
     }
     bench.record(record)
@@ -134,13 +139,26 @@ def differing(bench: Bench, peer: str, other: str, clips: Sequence[Clip], run: R
 
 def measure_machine(bench: Bench) -> None:
     """Measure what the machine can do, and note the dimensions that its limit follows from."""
-    with Child("machine", "benchmarks.engine.machine:Meter", {}) as meter:
-        machine = meter.call("measure")
+    with meter() as measured:
+        machine = measured()
     shape = bench.call("ours", "shape")
     if shape is not None:
         bench.record({"kind": "shape", **asdict(shape)})
     bench.record({"kind": "machine", **asdict(machine)})
-    say(f"  {machine.flops / 1e9:.0f} GFLOP/s, {machine.half_flops / 1e9:.0f} in bfloat16, {machine.read_bytes / 1e9:.1f} GB/s")
+
+
+@contextmanager
+def meter() -> Iterator[Callable[[], Machine]]:
+    """Measure what the machine can do, as often as asked, in a process of its own."""
+    with Child("machine", "benchmarks.engine.machine:Meter", {}) as child:
+
+        def measured() -> Machine:
+            found: Machine = child.call("measure")
+            rates = f"{found.flops / 1e9:.0f} GFLOP/s, {found.half_flops / 1e9:.0f} in bfloat16, {found.read_bytes / 1e9:.1f} GB/s"
+            say(f"  the machine: {rates}")
+            return found
+
+        yield measured
 
 
 def measure_windows(bench: Bench) -> None:
@@ -151,15 +169,24 @@ def measure_windows(bench: Bench) -> None:
     plan += [(name, 4, eight) for name in ("hf-batch", "fw-batch", "fw-int8-batch", "ours", "ours-triton", "ours-int8")]
     names = ("hf-batch", "fw-batch", "fw-int8-batch", "ours-alone", "ours", "ours-triton", "ours-int8")
     plan += [(name, 16, [*eight, *eight]) for name in names]
-    run_plan(bench, "English windows", plan)
+    with meter() as measured:
+        run_plan(bench, "English windows", plan, measured)
     for name in bench.takes_part(dict.fromkeys(name for name, _, _ in plan)):
         peak = bench.call(name, "peak_bytes")
         if peak is not None:
             bench.record({"kind": "memory", "peer": name, "peak_bytes": peak})
 
 
-def run_plan(bench: Bench, workload: str, plan: Sequence[tuple[str, int, Sequence[Clip]]]) -> None:
-    """Warm everybody up on a window, then run the plan's lines in turn, every round; what no claim rests on, in the first alone."""
+def run_plan(
+    bench: Bench,
+    workload: str,
+    plan: Sequence[tuple[str, int, Sequence[Clip]]],
+    measured: Callable[[], Machine] | None = None,
+) -> None:
+    """Warm everybody up on a window, then run the plan's lines in turn, every round; what no claim rests on, in the first alone.
+
+    `measured` tells what the machine can do, just before each run that is held against its limit.
+    """
     chosen = [(name, concurrency, clips) for name, concurrency, clips in plan if name in bench.peers]
     for name in dict.fromkeys(name for name, _, _ in chosen):
         say(f"  starting {ENTRANTS[name].title}")
@@ -168,7 +195,8 @@ def run_plan(bench: Bench, workload: str, plan: Sequence[tuple[str, int, Sequenc
     for number in range(bench.sizes.rounds):
         for name, concurrency, clips in chosen:
             if number == 0 or not (ENTRANTS[name].once or concurrency == TOLD_ONCE_AT):
-                run_clips(bench, workload, name, clips, concurrency, number)
+                machine = measured() if measured is not None and name in LIMITED else None
+                run_clips(bench, workload, name, clips, concurrency, number, machine)
 
 
 def measure_draft(bench: Bench) -> None:

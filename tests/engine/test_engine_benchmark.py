@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -117,10 +117,15 @@ def test_counts_survive_json() -> None:
     assert Counts.from_json(json.loads(json.dumps(counts.as_json()))) == counts
 
 
-def test_distance_is_measured_time_over_the_limit() -> None:
+def test_distance_is_measured_time_over_the_limit_of_the_machine_as_it_was_then() -> None:
     counts = Counts.of(2, 0, [(1, 1)] * 200, [])
     least = limit_seconds(BASE, MACHINE, counts)
-    assert distance([record("ours", 3 * least, counts=counts.as_json())], BASE, MACHINE) == pytest.approx(3.0)
+    run = record("ours", 3 * least, counts=counts.as_json(), machine=asdict(MACHINE))
+    assert distance([run], BASE) == pytest.approx(3.0)
+    slower = replace(MACHINE, flops=MACHINE.flops / 2, half_flops=MACHINE.half_flops / 2, read_bytes=MACHINE.read_bytes / 2)
+    beside_others = record("ours", 6 * least, 1, counts=counts.as_json(), machine=asdict(slower))
+    assert distance([beside_others], BASE) == pytest.approx(3.0)  # what slows the machine down does not count
+    assert distance([run, record("ours", 6 * least, 1, counts=counts.as_json(), machine=None)], BASE) is None
 
 
 def test_words_lost_and_doubled_next_to_a_cut_are_told_from_those_elsewhere() -> None:

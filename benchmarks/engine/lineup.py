@@ -38,6 +38,7 @@ def _ours(title: str, exact_to: str | None, *, once: bool = False, **arguments: 
     return Entrant(title, "in flight", "benchmarks.engine.ours:Ours", {"weights": "WEIGHTS", **arguments}, exact_to, once)
 
 
+LIMITED: Final = ("ours", "ours-alone")  # held against what the machine can do
 ENTRANTS: Final[Mapping[str, Entrant]] = {
     "hf": _hugging_face("Hugging Face greedy", "one at a time", assisted=False),
     "ours-alone": _ours("ours, no draft", "hf", draft=False),

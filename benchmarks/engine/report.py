@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from benchmarks.engine.claims import ENGLISH, MEBIBYTE, claims, draft_ratios, machine_of
 from benchmarks.engine.figures import Record, clips_of, distance, flatness, most_differing, of_kind, queued, ratios, share, speed
-from benchmarks.engine.lineup import ENTRANTS
+from benchmarks.engine.lineup import ENTRANTS, LIMITED
 from benchmarks.engine.roofline import FORMULA, Counts, Machine, least_by_part
 
 CONDITIONS: Final = """\
@@ -124,7 +124,7 @@ def distance_text(records: Sequence[Record]) -> str:
     """Say how far our runs are from the least that the machine needs."""
     known = machine_of(records)
     shape = None if known is None else known[1]
-    runs = {(name, at): clips_of(records, ENGLISH, name, at) for name in ("ours", "ours-alone") for at in (1, 4, 16)}
+    runs = {(name, at): clips_of(records, ENGLISH, name, at) for name in LIMITED for at in (1, 4, 16)}
     rows = [
         (ENTRANTS[name].title, str(at), f"{times:.2f}×")
         for (name, at), found in runs.items()

@@ -12,7 +12,7 @@ from benchmarks.engine import audio
 from benchmarks.engine.child import Child, ChildError
 from benchmarks.engine.clips import Clip, FileRun, Run
 from benchmarks.engine.cuts import errors_by_cuts
-from benchmarks.engine.lineup import ENTRANTS, start
+from benchmarks.engine.lineup import ENTRANTS, LIMITED, start
 from benchmarks.engine.roofline import Machine
 from benchmarks.engine.words import cut_errors, invented_per_minute
 
@@ -20,7 +20,6 @@ from transcriber_engine.audio import Samples
 
 Record = dict[str, Any]
 FILE_PEERS: Final = ("ours-files", "ours-triton", "fw", "fw-batch", "fw-int8-batch")
-LIMITED: Final = ("ours", "ours-alone")  # held against what the machine can do
 TOLD_ONCE_AT: Final = 4  # clients, between the two that claims speak of
 RESIDENT_SAMPLES: Final = 60  # of a long run, kept for the report
 NOISE_OPTIONS: Final[Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]]] = {

@@ -11,7 +11,7 @@ def keep_freed_memory() -> None:
     """Have malloc keep what is freed, up to half a gibibyte, for the next that asks.
 
     An encoder's activations and the scores of a batch are tens of megabytes, which malloc would give back to the system after every
-    window and cycle, and the system clear again, page by page, for the next: a tenth of a window's encoding, a third of a cycle.
+    window and cycle, and the system clear again, by pages, for the next: a fifteenth of a window's encoding, a third of a cycle.
     Where malloc is not glibc's, it is left as it is.
     """
     if hasattr(library := ctypes.CDLL(None), "mallopt"):
